@@ -1,0 +1,1 @@
+//! The host daemon: gives an enclave its network over vsock.

@@ -1,0 +1,1 @@
+//! Sockets of enclave-bridge: endpoints, listening, dialling, the relay.

@@ -1,0 +1,1 @@
+//! What an enclave may do: pure decisions about egress, ingress and environment.

@@ -1,0 +1,1 @@
+//! The enclave's side of enclave-bridge for Rust programs.

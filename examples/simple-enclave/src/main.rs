@@ -1,0 +1,2 @@
+//! The example enclave: a page of code behind the bridge.
+fn main() {}

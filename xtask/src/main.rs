@@ -1,0 +1,2 @@
+//! The checks and chores of the project.
+fn main() {}
