@@ -6,7 +6,7 @@ use enclave_bridge_e2e::peers::Server;
 use enclave_bridge_e2e::ports;
 use enclave_bridge_e2e::tunnels;
 use enclave_bridge_e2e::v1::{ACK, Answer, Client, Enclave, Settings};
-use enclave_bridge_e2e::wait::SOON;
+use enclave_bridge_e2e::wait::{self, SOON};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
@@ -209,13 +209,12 @@ fn the_request_timeout_bounds_what_comes_before_the_ack_and_nothing_after() {
 fn a_session_that_ends_takes_its_egress_listeners_and_streams_with_it() {
     let bridge = Bridge::builder().loopback_egress().start();
     let enclave = Enclave::start(&bridge.meeting, &Settings::new(Duration::from_secs(1)).client(5002));
-    let server = Server::start(|mut stream| {
-        let end = tunnels::read_out(&mut stream).1;
-        assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset));
-    });
+    let (sender, ended) = std::sync::mpsc::sync_channel(1);
+    let server = Server::start(move |mut stream| sender.send(tunnels::read_out(&mut stream).1).unwrap());
     let (mut stream, answer) = enclave.dial(5002, &server.target());
     assert_eq!(answer, Answer::Ack);
     enclave.fall_silent();
     assert_eq!(tunnels::read_out(&mut stream).0, 0);
-    assert!(bridge.meeting.dial_host(5002).is_err());
+    assert_eq!(ended.recv_timeout(SOON).unwrap(), Some(std::io::ErrorKind::ConnectionReset));
+    wait::until("the listener's end", SOON, || bridge.meeting.dial_host(5002).is_err());
 }
