@@ -1,1 +1,2 @@
 //! The host daemon: gives an enclave its network over vsock.
+pub mod config;
