@@ -30,14 +30,19 @@ pub struct Programs {
 pub fn programs() -> &'static Programs {
     static BUILT: OnceLock<Programs> = OnceLock::new();
     BUILT.get_or_init(|| {
-        #[expect(clippy::disallowed_methods, reason = "which programs to test is told to the tests, not to the product")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which programs to test is told to the tests, not to the product"
+        )]
         let named = |key: &str| std::env::var_os(key).map(PathBuf::from);
         if let (Some(bridge), Some(simple_enclave)) = (named("ENCLAVE_BRIDGE_BIN"), named("SIMPLE_ENCLAVE_BIN")) {
             return Programs { bridge, simple_enclave };
         }
         let own = std::env::current_exe().expect("the test's own path");
         // target/<profile>/deps/<test>, or target/<profile>/<program>
-        let folder = own.parent().map(|folder| if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder });
+        let folder = own
+            .parent()
+            .map(|folder| if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder });
         let folder = folder.expect("a target folder");
         let target = folder.parent().expect("a target folder has a parent");
         let mut cargo = Command::new(env!("CARGO"));

@@ -58,7 +58,10 @@ pub fn post_and_hash(
 ) -> io::Result<(u16, Hash, u64)> {
     let stream = connect(address)?;
     let mut writing = stream.try_clone()?;
-    write!(writing, "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")?;
+    write!(
+        writing,
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    )?;
     let sending = std::thread::spawn(move || bytes::copy(&mut body, &mut writing));
     let (status, _, mut answer) = read_answer(stream)?;
     let (hash, total) = bytes::hash_of(&mut answer)?;
@@ -79,7 +82,10 @@ fn read_answer(stream: TcpStream) -> io::Result<(u16, String, Box<dyn Read>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head)? == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("the answer ended in its head: {head:?}")));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the answer ended in its head: {head:?}"),
+            ));
         }
     }
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -90,13 +96,14 @@ fn read_answer(stream: TcpStream) -> io::Result<(u16, String, Box<dyn Read>)> {
             key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
         })
     };
-    let body: Box<dyn Read> = if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
-        Box::new(Chunked { reader, left: 0, done: false })
-    } else if let Some(length) = header("content-length").and_then(|length| length.parse().ok()) {
-        Box::new(Exactly { reader, left: length })
-    } else {
-        Box::new(reader)
-    };
+    let body: Box<dyn Read> =
+        if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+            Box::new(Chunked { reader, left: 0, done: false })
+        } else if let Some(length) = header("content-length").and_then(|length| length.parse().ok()) {
+            Box::new(Exactly { reader, left: length })
+        } else {
+            Box::new(reader)
+        };
     Ok((status, head, body))
 }
 

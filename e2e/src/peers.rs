@@ -116,7 +116,8 @@ pub fn reset(stream: TcpStream) {
 /// A 200 with a length and `connection: close`.
 #[must_use]
 pub fn http_answer(body: &[u8]) -> Vec<u8> {
-    let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len()).into_bytes();
+    let mut answer =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len()).into_bytes();
     answer.extend_from_slice(body);
     answer
 }

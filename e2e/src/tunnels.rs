@@ -30,7 +30,8 @@ impl Leg for Wire {
 /// Connects with time limits set.
 #[must_use]
 pub fn tcp(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, STALL).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+    let stream =
+        TcpStream::connect_timeout(&address, STALL).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
     stream.set_read_timeout(Some(STALL)).expect("a time limit");
     stream.set_write_timeout(Some(STALL)).expect("a time limit");
     stream.set_nodelay(true).expect("a TCP stream");

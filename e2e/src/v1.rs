@@ -96,7 +96,8 @@ impl Settings {
     /// The line without its `0A`, fields in the original's order.
     #[must_use]
     pub fn json(&self) -> String {
-        let list = |items: Option<Vec<String>>| items.map_or("null".to_owned(), |items| format!("[{}]", items.join(",")));
+        let list =
+            |items: Option<Vec<String>>| items.map_or("null".to_owned(), |items| format!("[{}]", items.join(",")));
         let servers = self.servers.as_ref().map(|servers| {
             let one = |s: &Server| {
                 let Server { cid, listen_port, tcp_port } = s;
@@ -387,7 +388,8 @@ pub(crate) fn beat_on(
 ) {
     let ended = Arc::new(AtomicBool::new(false));
     let sending = std::thread::spawn({
-        let (mut wire, beat, stop, silent, ended) = (wire.again(), beat(id), stop.clone(), silent.clone(), ended.clone());
+        let (mut wire, beat, stop, silent, ended) =
+            (wire.again(), beat(id), stop.clone(), silent.clone(), ended.clone());
         move || {
             let mut next = Instant::now() + interval / 2;
             while !stop.load(Ordering::SeqCst) && !ended.load(Ordering::SeqCst) {

@@ -20,7 +20,10 @@ impl Endpoint {
     /// The endpoint that this run of the suites is about: `ENCLAVE_BRIDGE_E2E_ENDPOINT`, `hybrid` where it is not set.
     #[must_use]
     pub fn under_test() -> Endpoint {
-        #[expect(clippy::disallowed_methods, reason = "which transport to test is told to the tests, not to the product")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which transport to test is told to the tests, not to the product"
+        )]
         let named = std::env::var_os("ENCLAVE_BRIDGE_E2E_ENDPOINT");
         match named.as_ref().map(|name| name.to_string_lossy()).as_deref() {
             None | Some("hybrid") => Endpoint::Hybrid,

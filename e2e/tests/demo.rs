@@ -62,8 +62,8 @@ fn the_demo_greets_survives_its_enclave_and_leaves_nothing_behind() {
 
 /// The last id said that belongs to a running process of that name.
 fn process_id(text: &str, name: &str) -> Option<i32> {
-    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<i32>().ok());
-    numbers.filter(|id| *id > 1 && name_of(*id).as_deref() == Some(name)).last()
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<i32>().ok());
+    numbers.rfind(|id| *id > 1 && name_of(*id).as_deref() == Some(name))
 }
 
 fn name_of(process: i32) -> Option<String> {

@@ -47,9 +47,10 @@ fn t13_what_is_no_target() {
     let server = Server::echo();
     let port = server.address.port();
     let long = format!("{}:80", "a".repeat(400));
-    let mut lines: Vec<Vec<u8>> = ["", ":", ":80", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:http"]
-        .map(|line| line.as_bytes().to_vec())
-        .to_vec();
+    let mut lines: Vec<Vec<u8>> =
+        ["", ":", ":80", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:http"]
+            .map(|line| line.as_bytes().to_vec())
+            .to_vec();
     lines.extend(
         ["127.0.0.1:80:90", "[::1:80", "::1:80", "[::1]", "[::1]80", "127.0.0.1:-1", "127.0.0.1:+80", "127.0.0.1: 80"]
             .map(|line| line.as_bytes().to_vec()),
@@ -108,7 +109,8 @@ fn e1_e2_closed_addresses_in_every_spelling() {
         assert!(matches!(answer, Answer::Nak(_, sentence) if !sentence.is_empty()), "{host}: no sentence");
     }
     // Spellings that only some resolvers take for an address: never an ACK, whatever the reason.
-    for host in ["0x7f.1", "2130706433", "127.1", "0177.0.0.1", "localhost", "LOCALHOST.", "localhost.localdomain", "0"] {
+    for host in ["0x7f.1", "2130706433", "127.1", "0177.0.0.1", "localhost", "LOCALHOST.", "localhost.localdomain", "0"]
+    {
         let answer = world.answer(format!("{host}:{port}").as_bytes());
         assert!(["DENIED", "BAD_TARGET", "DNS"].contains(&answer.code()), "{host}: {answer:?}");
     }
@@ -117,7 +119,14 @@ fn e1_e2_closed_addresses_in_every_spelling() {
 
 #[test]
 fn t24_the_bridges_own_listeners_are_closed_to_every_rule() {
-    let builder = Bridge::builder().arguments(["--egress-allow", "any", "--egress-allow", "127.0.0.0/8", "--egress-allow", "::1"]);
+    let builder = Bridge::builder().arguments([
+        "--egress-allow",
+        "any",
+        "--egress-allow",
+        "127.0.0.0/8",
+        "--egress-allow",
+        "::1",
+    ]);
     let bridge = builder.start();
     let port = ports::free();
     let enclave = Enclave::echo(&bridge.meeting, &Settings::new(CALM).server(5001, port).client(5002), 5001);

@@ -1,5 +1,12 @@
 //! Settings that are refused: the code, the sentence, and nothing left bound.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
 
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::ports;
@@ -122,8 +129,7 @@ fn c5_too_many_tunnels() {
     settings.clients = Some((0..1000).map(|n| Client { dial_port: 6000 + n, request_timeout: 0 }).collect());
     assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "");
     let mut settings = good(port);
-    settings.servers =
-        Some((0..1000).map(|n| Server { cid: 16, listen_port: 5001, tcp_port: 20_000 + n }).collect());
+    settings.servers = Some((0..1000).map(|n| Server { cid: 16, listen_port: 5001, tcp_port: 20_000 + n }).collect());
     assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "");
 }
 
@@ -186,7 +192,10 @@ fn a_nak_is_one_line_of_256_bytes_at_most() {
         wire.write_all(b"\n").unwrap();
         let mut answer = Vec::new();
         wire.read_to_end(&mut answer).unwrap();
-        assert!(answer.len() <= 256 && answer.starts_with(b"\x15BAD_CONFIG") && answer.ends_with(b"\n"), "{answer:02x?}");
+        assert!(
+            answer.len() <= 256 && answer.starts_with(b"\x15BAD_CONFIG") && answer.ends_with(b"\n"),
+            "{answer:02x?}"
+        );
         let text = std::str::from_utf8(&answer[1..answer.len() - 1]).unwrap();
         assert!(!text.contains(char::is_control), "{text:?}");
     }

@@ -1,5 +1,5 @@
 //! The project's SDK, in the example enclave, against a version-1 bridge that knows no NAK and no announcement.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::string_slice, reason = "tests")]
 
 use enclave_bridge_e2e::bytes::{MIB, Pattern};
 use enclave_bridge_e2e::enclave::SimpleEnclave;
@@ -42,7 +42,10 @@ fn g15_the_sdk_works_with_a_version_one_bridge() {
         assert!(!asked.contains(extra), "{asked}");
     }
     let id = settings["watchdog"]["enclaveId"].as_str().unwrap().replace('-', "");
-    assert!(!(0..16).any(|place| &id[2 * place..2 * place + 2] == "0a"), "an id that a version-1 bridge breaks on: {id}");
+    assert!(
+        !(0..16).any(|place| &id[2 * place..2 * place + 2] == "0a"),
+        "an id that a version-1 bridge breaks on: {id}"
+    );
     wait::until("log lines", SOON, || !bridge.logged().is_empty());
     for line in bridge.logged().lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));

@@ -1,5 +1,5 @@
 //! SIGTERM in every state ends with 0 within the drain time; a second signal ends at once with 75.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use enclave_bridge_e2e::bridge::{Bridge, Builder};
 use enclave_bridge_e2e::bytes::MIB;
@@ -53,7 +53,8 @@ fn s1_waiting() {
 
 #[test]
 fn s1_in_each_step_of_the_handshake() {
-    let steps: [(&str, fn(&mut Wire)); 5] = [
+    type Step = fn(&mut Wire);
+    let steps: [(&str, Step); 5] = [
         ("connected", |_| {}),
         ("half an ack", |wire| wire.write_all(&ACK[..1]).unwrap()),
         ("environment not read", |wire| wire.write_all(ACK).unwrap()),

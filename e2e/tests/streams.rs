@@ -106,7 +106,8 @@ fn both_directions_at_once() {
             })
         };
         let speaking = [speak(Box::new(tcp_again), 21), speak(Box::new(wire_again), 22)];
-        let hear = |mut leg: Box<dyn Leg>| std::thread::spawn(move || enclave_bridge_e2e::bytes::hash_of(&mut leg).unwrap());
+        let hear =
+            |mut leg: Box<dyn Leg>| std::thread::spawn(move || enclave_bridge_e2e::bytes::hash_of(&mut leg).unwrap());
         let (at_tcp, at_wire) = (hear(Box::new(tcp)), hear(Box::new(wire)));
         for thread in speaking {
             thread.join().unwrap();

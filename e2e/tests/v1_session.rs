@@ -58,7 +58,9 @@ fn the_bridge_closes_the_handshake_after_the_ack_and_says_nothing_more() {
 fn settings_are_taken_as_version_one_peers_send_them() {
     let bridge = Bridge::builder().start();
     let id = v1::spelled(&fresh_id());
-    let with_level = |level: &str| format!(r#"{{"watchdog":{{"enclaveId":"{id}","interval":1000000000}},"logger":{{"level":"{level}"}}}}"#);
+    let with_level = |level: &str| {
+        format!(r#"{{"watchdog":{{"enclaveId":"{id}","interval":1000000000}},"logger":{{"level":"{level}"}}}}"#)
+    };
     let mut lines: Vec<String> =
         ["trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled", ""].map(with_level).to_vec();
     lines.extend([
@@ -77,7 +79,10 @@ fn h2_ack_and_settings_in_one_write() {
     let port = ports::free();
     let mut wire = bridge.meeting.dial_host(INIT_PORT).unwrap();
     wire.read_within(SOON);
-    wire.write_all(format!("\x06\n{}\nwhat follows is ignored", Settings::new(SECOND * 30).server(5001, port).json()).as_bytes()).unwrap();
+    wire.write_all(
+        format!("\x06\n{}\nwhat follows is ignored", Settings::new(SECOND * 30).server(5001, port).json()).as_bytes(),
+    )
+    .unwrap();
     let mut whole = Vec::new();
     // The bytes nobody reads may turn the end into a reset; the ACK stands before it either way.
     let _end = wire.read_to_end(&mut whole);
@@ -101,10 +106,8 @@ fn w1_an_id_with_a_newline_is_refused_to_a_version_one_peer() {
 fn w1_an_id_with_newlines_beats_with_a_peer_of_version_one_point_one() {
     let mut bridge = Bridge::builder().start();
     for id in [*b"\x06\n\x06\n\n\n\n\n\n\n\n\n\n\n\n\n", *b"\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n", *b"abcdefgh\nijklmn\n"] {
-        let settings = format!(
-            r#"{{"protocol":"1.1","watchdog":{{"enclaveId":"{}","interval":1000000000}}}}"#,
-            v1::spelled(&id)
-        );
+        let settings =
+            format!(r#"{{"protocol":"1.1","watchdog":{{"enclaveId":"{}","interval":1000000000}}}}"#, v1::spelled(&id));
         assert_eq!(v1::handshake_within(&bridge.meeting, &settings, SOON).1, Answer::Ack);
         let mut wire = bridge.meeting.dial_host(INIT_PORT).unwrap();
         wire.read_within(SOON);

@@ -30,7 +30,8 @@ pub(crate) fn run() -> ExitCode {
     match report.timed("image", image::test) {
         Ok(()) => {
             report.count(Tally { passed: 1, ..Tally::default() });
-            report.skip("image", "the builder stage of deploy/Dockerfile pulls its base; only its final stage was built");
+            report
+                .skip("image", "the builder stage of deploy/Dockerfile pulls its base; only its final stage was built");
         }
         Err(NotTested::Skipped(reason)) => report.skip("image", &reason),
         Err(NotTested::Failed(reason)) => report.fail("image", &reason),
@@ -46,9 +47,7 @@ fn tests() -> Line {
         cargo(["test", "--workspace", "--all-targets", "--locked", "--no-fail-fast"])
     };
     match built_programs() {
-        Some((bridge, enclave)) => {
-            line.variable("ENCLAVE_BRIDGE_BIN", bridge).variable("SIMPLE_ENCLAVE_BIN", enclave)
-        }
+        Some((bridge, enclave)) => line.variable("ENCLAVE_BRIDGE_BIN", bridge).variable("SIMPLE_ENCLAVE_BIN", enclave),
         // The end-to-end tests build them then.
         None => line,
     }
@@ -63,7 +62,8 @@ fn built_programs() -> Option<(PathBuf, PathBuf)> {
 /// Where cargo puts what it builds.
 pub(crate) fn target_folder() -> Result<PathBuf, String> {
     let metadata = cargo(["metadata", "--format-version=1", "--no-deps", "--locked"]).capture()?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata).map_err(|error| format!("cargo metadata: {error}"))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&metadata).map_err(|error| format!("cargo metadata: {error}"))?;
     let folder = metadata.get("target_directory").and_then(serde_json::Value::as_str);
     folder.map(PathBuf::from).ok_or_else(|| "cargo metadata: no target_directory".to_owned())
 }
@@ -84,7 +84,9 @@ fn oldest_rust(report: &mut Report) {
 
 fn licences(report: &mut Report) {
     if run::is_installed("cargo-deny") {
-        report.check("licences, bans, sources", || cargo(["deny", "--workspace", "check", "licenses", "bans", "sources"]).run());
+        report.check("licences, bans, sources", || {
+            cargo(["deny", "--workspace", "check", "licenses", "bans", "sources"]).run()
+        });
     } else {
         report.skip("licences, bans, sources", "no cargo-deny (cargo install --locked cargo-deny)");
     }

@@ -26,7 +26,11 @@ impl Engine {
             return Err("no docker command".to_owned());
         }
         let running = Engine { own: None };
-        if running.docker(["info", "--format", "{{.ServerVersion}}"]).capture().is_ok_and(|version| !version.trim().is_empty()) {
+        if running
+            .docker(["info", "--format", "{{.ServerVersion}}"])
+            .capture()
+            .is_ok_and(|version| !version.trim().is_empty())
+        {
             return Ok(running);
         }
         if !run::is_installed("dockerd") {
@@ -88,7 +92,8 @@ impl Drop for Engine {
 impl Own {
     /// Ends the daemon by its own id, and whatever it left mounted in its folder.
     fn end(&mut self) -> Result<(), String> {
-        let ended = |daemon: &mut Child| daemon.try_wait().map(|status| status.is_some()).map_err(|error| error.to_string());
+        let ended =
+            |daemon: &mut Child| daemon.try_wait().map(|status| status.is_some()).map_err(|error| error.to_string());
         if !ended(&mut self.daemon)? {
             Line::new("kill", [self.daemon.id().to_string()]).run()?;
         }

@@ -56,11 +56,22 @@ fn static_binary() -> Result<PathBuf, String> {
     let architecture = std::env::consts::ARCH;
     let musl = format!("{architecture}-unknown-linux-musl");
     let installed = Line::new("rustup", ["target", "list", "--installed"]).capture().unwrap_or_default();
-    let target = if installed.lines().any(|line| line == musl) { musl } else { format!("{architecture}-unknown-linux-gnu") };
+    let target =
+        if installed.lines().any(|line| line == musl) { musl } else { format!("{architecture}-unknown-linux-gnu") };
     // A target that is named, even where it is the host's own: the flag must not reach build scripts and macros.
-    cargo(["build", "--release", "--locked", "--package", "enclave-bridge", "--bin", "enclave-bridge", "--target", &target])
-        .variable("RUSTFLAGS", "-C target-feature=+crt-static")
-        .run()?;
+    cargo([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "enclave-bridge",
+        "--bin",
+        "enclave-bridge",
+        "--target",
+        &target,
+    ])
+    .variable("RUSTFLAGS", "-C target-feature=+crt-static")
+    .run()?;
     let binary = target_folder()?.join(&target).join("release/enclave-bridge");
     let bytes = std::fs::metadata(&binary).map_err(|error| format!("{}: {error}", binary.display()))?.len();
     println!("static binary for {target}: {} KiB", bytes / 1024);
@@ -70,7 +81,9 @@ fn static_binary() -> Result<PathBuf, String> {
 fn runs(engine: &Engine, tag: &str, folder: &Path) -> Result<(), String> {
     let inspect = engine.docker(["image", "inspect", "--format"]);
     let about = inspect.args(["{{.Config.User}} {{.Config.Entrypoint}} {{.Config.ExposedPorts}}", tag]).capture()?;
-    expect(about.starts_with(USER) && about.contains("[/app]") && about.contains("8888/tcp"), || format!("the image: {about}"))?;
+    expect(about.starts_with(USER) && about.contains("[/app]") && about.contains("8888/tcp"), || {
+        format!("the image: {about}")
+    })?;
     as_the_original(engine, tag, &folder.join("first"))?;
     with_other_ports(engine, tag, &folder.join("second"))
 }
@@ -141,7 +154,8 @@ impl<'a> Container<'a> {
     }
 
     fn wait_live(&self, monitor: SocketAddr) -> Result<(), String> {
-        until("the bridge's health in the container", || is_live(monitor)).map_err(|error| format!("{error}\n{}", self.log()))
+        until("the bridge's health in the container", || is_live(monitor))
+            .map_err(|error| format!("{error}\n{}", self.log()))
     }
 
     /// The user of the container's process, as the host's kernel has it.

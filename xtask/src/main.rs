@@ -20,7 +20,6 @@ usage: cargo xtask COMMAND
 ";
 
 fn main() -> ExitCode {
-    #[expect(clippy::disallowed_methods, reason = "the arguments are read where the program starts")]
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -53,10 +52,12 @@ fn main() -> ExitCode {
 
 /// Release builds of the programs and of the measuring program, side by side, then the measurement.
 fn measure(arguments: &[&str]) -> ExitCode {
-    let build = run::cargo(["build", "--release", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
-    let measuring = run::cargo(["run", "--release", "--quiet", "--package", "enclave-bridge-e2e", "--bin", "measure", "--"])
-        .args(arguments)
-        .to_owned();
+    let build =
+        run::cargo(["build", "--release", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
+    let measuring =
+        run::cargo(["run", "--release", "--quiet", "--package", "enclave-bridge-e2e", "--bin", "measure", "--"])
+            .args(arguments)
+            .to_owned();
     for command in [build, measuring] {
         if let Err(error) = command.run() {
             eprintln!("{error}");

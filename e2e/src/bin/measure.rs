@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
@@ -60,7 +61,9 @@ fn idle(connections: usize) {
     let (memory, descriptors) = (bridge.resident_kib(), bridge.descriptors());
     let start = Instant::now();
     let clients: Vec<_> = (0..connections).map(|_| tunnels::tcp(Bridge::tcp(port))).collect();
-    wait::until("every connection at the enclave", CALM * 4, || held.lock().expect("no panic").len() == connections + 1);
+    wait::until("every connection at the enclave", CALM * 4, || {
+        held.lock().expect("no panic").len() == connections + 1
+    });
     let took = start.elapsed();
     let grown = bridge.resident_kib().saturating_sub(memory);
     println!("{connections} idle connections in {took:?}: {memory} KiB before, {grown} KiB more");
@@ -112,6 +115,8 @@ fn sigterm(rounds: usize) {
 
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
-    let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default();
+    let at = |share: usize| {
+        times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+    };
     println!("{what}: {} times, median {:?}, 99 of 100 within {:?}, worst {:?}", times.len(), at(50), at(99), at(100));
 }

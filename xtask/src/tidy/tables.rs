@@ -9,9 +9,9 @@ type Rows = Vec<Vec<String>>;
 
 /// Compares every such table.
 pub(super) fn check(root: &Path, findings: &mut Findings) {
-    let codes = NakCode::ALL.iter().map(|code| {
-        vec![code.as_str().to_owned(), code.place().as_str().to_owned(), plain(code.meaning())]
-    });
+    let codes = NakCode::ALL
+        .iter()
+        .map(|code| vec![code.as_str().to_owned(), code.place().as_str().to_owned(), plain(code.meaning())]);
     compare(root, "docs/protocol.md", &["code", "where", "meaning"], codes.collect(), findings);
 }
 
@@ -57,7 +57,10 @@ mod tests {
     #[test]
     fn a_table_is_read_to_its_end() {
         let text = "words\n\n| code | where |\n|---|---|\n| `A` | x \\| y |\n| `B` |  z |\n\n| code | where |\n";
-        assert_eq!(table(text, &["code", "where"]), Some(vec![vec!["A".into(), "x | y".into()], vec!["B".into(), "z".into()]]));
+        assert_eq!(
+            table(text, &["code", "where"]),
+            Some(vec![vec!["A".into(), "x | y".into()], vec!["B".into(), "z".into()]])
+        );
         assert_eq!(table(text, &["code"]), None);
     }
 }

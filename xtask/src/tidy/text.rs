@@ -31,7 +31,8 @@ pub(super) fn check(root: &Path, files: &[PathBuf], findings: &mut Findings) {
         if extension != "lock" {
             for (number, line) in text.lines().enumerate() {
                 for place in PLACES.iter().filter(|place| line.contains(**place)) {
-                    findings.error(format_args!("{shown}:{}", number + 1), format_args!("a place of one machine: {place}"));
+                    findings
+                        .error(format_args!("{shown}:{}", number + 1), format_args!("a place of one machine: {place}"));
                 }
             }
         }
