@@ -279,6 +279,26 @@ fn settings_that_do_not_parse_are_refused_by_the_machine() {
 }
 
 #[test]
+fn no_debug_output_shows_a_value() {
+    let now = Instant::now();
+    let line = b"{\"TOKEN\":\"SECRET\"}\n";
+    let mut host = host::Handshake::new(line.to_vec(), offered(), HandshakeLimits::default(), now);
+    let mut enclave = enclave::Handshake::new(HandshakeLimits::default(), now);
+    enclave.poll_transmit();
+    enclave.transmitted(now);
+    enclave.handle_bytes(now, &line[..18]);
+    let secret = format!("{:?}", b"SECRET");
+    let secret = secret.trim_matches(['[', ']']);
+    for text in [format!("{host:?}"), format!("{enclave:?}")] {
+        assert!(!text.contains("SECRET") && !text.contains(secret), "{text}");
+    }
+    host.poll_transmit();
+    enclave.handle_bytes(now, &line[18..]);
+    let event = enclave.poll_event();
+    assert_eq!(format!("{event:?}"), "Some(Environment(Environment{\"TOKEN\"}))");
+}
+
+#[test]
 fn wrong_first_bytes() {
     for bytes in [&b"\x05\n"[..], b"\x06\r\n", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\x02\0", b"\n", b"\x15"] {
         for cut in 0..=bytes.len() {

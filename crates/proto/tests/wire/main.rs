@@ -7,6 +7,7 @@
     clippy::string_slice,
     clippy::wildcard_enum_match_arm,
     clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
     reason = "test code: what goes wrong here is to be loud"
 )]
 

@@ -246,10 +246,9 @@ fn an_id_with_a_newline_is_for_1_1() {
 
 #[test]
 fn more_tunnels_than_the_limit() {
-    for (list, element) in [
-        ("servers", r#"{"enclaveListenPort":1,"bridgeTcpPort":1}"#),
-        ("clients", r#"{"enclaveDialPort":1}"#),
-    ] {
+    for (list, element) in
+        [("servers", r#"{"enclaveListenPort":1,"bridgeTcpPort":1}"#), ("clients", r#"{"enclaveDialPort":1}"#)]
+    {
         let text = |count: usize| {
             let elements = vec![element; count].join(",");
             changed("\"appName\":\"a\"", "\"appName\":\"b\"")
