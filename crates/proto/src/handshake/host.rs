@@ -93,8 +93,7 @@ impl Handshake {
 
     /// Bytes from the enclave.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
-        let listening = matches!(self.state, State::SendingEnvironment { .. } | State::ReadingSettings { .. });
-        if !listening || self.settings_whole {
+        if !matches!(self.state, State::SendingEnvironment { .. } | State::ReadingSettings { .. }) {
             return;
         }
         match self.settings.push(bytes) {

@@ -124,6 +124,74 @@ fn pipelined_ack_and_settings_in_every_split() {
 }
 
 #[test]
+fn settings_ahead_of_the_environment_survive_an_end_and_more_bytes() {
+    let now = Instant::now();
+    let mut host = host::Handshake::new(b"{}\n".to_vec(), offered(), HandshakeLimits::default(), now);
+    assert!(host.poll_transmit().is_some());
+    host.handle_bytes(now, &settings(Protocol::V1).encode_line());
+    host.handle_bytes(now, b"ignored\n");
+    host.handle_eof(now);
+    assert_eq!((host.poll_event(), host.next_deadline()), (None, Some(now + Duration::from_secs(5))));
+    host.transmitted(now);
+    let Some(host::Event::Requested(parsed)) = host.poll_event() else { panic!("settings came") };
+    assert_eq!(parsed.settings, settings(Protocol::V1));
+    let mut host = host::Handshake::new(b"{}\n".to_vec(), offered(), HandshakeLimits::default(), now);
+    host.handle_bytes(now, b"{\"half\":");
+    host.handle_eof(now);
+    let end = host::End::Failed(HandshakeError::Truncated { phase: Phase::Environment });
+    assert_eq!(host.poll_event(), Some(host::Event::Closed(end)));
+    assert_eq!(host.poll_transmit(), None, "nothing goes to who has left");
+}
+
+#[test]
+fn an_environment_that_overtakes_the_news_of_the_written_ack() {
+    let now = Instant::now();
+    let limits = HandshakeLimits::default();
+    let mut enclave = enclave::Handshake::new(limits, now);
+    assert_eq!(enclave.poll_transmit(), Some(ACK.to_vec()));
+    enclave.handle_bytes(now, b"{}\n");
+    assert!(matches!(enclave.poll_event(), Some(enclave::Event::Environment(_))));
+    enclave.request(now, &settings(Protocol::V1));
+    enclave.transmitted(now);
+    assert_eq!(enclave.next_deadline(), Some(now + limits.settings_write), "that was the ACK");
+    assert!(enclave.poll_transmit().is_some());
+    enclave.transmitted(now);
+    assert_eq!(enclave.next_deadline(), Some(now + limits.answer));
+    enclave.request(now, &settings(Protocol::V1_1));
+    assert_eq!(enclave.poll_transmit(), None, "settings are sent once");
+    enclave.handle_bytes(now, b"\x06");
+    enclave.handle_bytes(now, b"\nmore");
+    assert_eq!((enclave.poll_event(), enclave.poll_event()), (Some(enclave::Event::Ready), None));
+    enclave.handle_eof(now);
+    enclave.handle_timeout(now + Duration::from_secs(99));
+    assert_eq!((enclave.poll_event(), enclave.next_deadline()), (None, None));
+}
+
+#[test]
+fn an_enclave_whose_writes_do_not_end_gives_up() {
+    let now = Instant::now();
+    let limits = HandshakeLimits::default();
+    let timeout = |phase| Some(enclave::Event::Failed(HandshakeError::Timeout { phase }));
+    let mut enclave = enclave::Handshake::new(limits, now);
+    enclave.handle_timeout(now + limits.ack_write);
+    assert_eq!(enclave.poll_event(), timeout(Phase::Ack));
+    let mut enclave = enclave::Handshake::new(limits, now);
+    enclave.transmitted(now);
+    enclave.handle_bytes(now, b"{}\n");
+    enclave.poll_event();
+    enclave.request(now, &settings(Protocol::V1));
+    enclave.handle_timeout(now + limits.settings_write);
+    assert_eq!(enclave.poll_event(), timeout(Phase::Settings));
+    let mut long = settings(Protocol::V1);
+    long.app_name = "x".repeat(SETTINGS_MAX_BYTES);
+    let mut enclave = enclave::Handshake::new(limits, now);
+    enclave.handle_bytes(now, b"{}\n");
+    enclave.poll_event();
+    enclave.request(now, &long);
+    assert!(matches!(enclave.poll_event(), Some(enclave::Event::Failed(HandshakeError::SettingsTooLong { .. }))));
+}
+
+#[test]
 fn truncation_at_every_byte_towards_the_host() {
     let (_, to_host, _) = whole(Protocol::V1_1, None);
     for cut in 0..to_host.len() {
