@@ -1,4 +1,12 @@
 //! The relay's own numbers: budget, write cap, what is kept, time limits, the size of the future.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test program: a panic is how it fails"
+)]
 
 mod common;
 #[path = "common/script.rs"]

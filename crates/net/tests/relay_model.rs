@@ -1,5 +1,13 @@
 //! The relay against random scripts of reads, partial writes, refusals and errors: what comes out is what went in, and an
 //! end only where there was one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test program: a panic is how it fails"
+)]
 
 mod common;
 #[path = "common/script.rs"]
@@ -94,12 +102,9 @@ proptest! {
     ) {
         let (outcome, a, b) = run((kinds.0, a), (kinds.1, b));
         let (a, b) = (a.lock().unwrap(), b.lock().unwrap());
-        match outcome.end {
-            End::Reset { by: Side::A, .. } => prop_assert!(a.failed && !b.failed),
-            End::Reset { by: Side::B, .. } => prop_assert!(b.failed && !a.failed),
-            End::Orderly => prop_assert!(!a.failed && !b.failed),
-            other => prop_assert!(false, "{:?}", other),
-        }
+        prop_assert_eq!(a.failed, matches!(outcome.end, End::Reset { by: Side::A, .. }));
+        prop_assert_eq!(b.failed, matches!(outcome.end, End::Reset { by: Side::B, .. }));
+        prop_assert_eq!(!a.failed && !b.failed, outcome.end == End::Orderly);
         for (from, to) in [(&a, &b), (&b, &a)] {
             prop_assert!(from.input.starts_with(&to.output), "output is no prefix of input");
             if to.shut == 1 {

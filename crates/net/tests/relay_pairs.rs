@@ -1,4 +1,12 @@
 //! Every pair of socket kinds, every way a stream can end, over real sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test program: a panic is how it fails"
+)]
 
 mod common;
 
