@@ -119,6 +119,14 @@ impl Stream {
         }
     }
 
+    /// The TCP socket below, if it is one.
+    pub fn into_tcp(self) -> Option<TcpStream> {
+        match self.0 {
+            Socket::Tcp(stream) => Some(stream),
+            Socket::Unix(_) | Socket::Vsock(_) => None,
+        }
+    }
+
     pub(crate) fn into_unix(self) -> Option<UnixStream> {
         match self.0 {
             Socket::Unix(stream) => Some(stream),
