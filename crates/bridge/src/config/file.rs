@@ -169,7 +169,7 @@ impl Reader<'_> {
                 let example = match key.kind {
                     Kind::Integers => "[16, 17]",
                     Kind::Ports => "\"8080,9000-9010\" or [8080, \"9000-9010\"]",
-                    _ => "[\"…\", \"…\"]",
+                    Kind::Text | Kind::Integer | Kind::Switch | Kind::Texts => "[\"…\", \"…\"]",
                 };
                 let message = format!("expected a list, as in {} = {example}; found {}", key.name, described(other));
                 errors.push(ConfigError::new(at(value, None), message));
