@@ -63,8 +63,7 @@ async fn accepted_tcp_streams_do_not_delay() {
     let mut listener = Listener::bind(&tcp("127.0.0.1:0")).unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    let std = stream.into_tcp().unwrap();
-    assert!(SockRef::from(&std).tcp_nodelay().unwrap());
+    assert!(SockRef::from(&stream).tcp_nodelay().unwrap());
 }
 
 #[tokio::test]
