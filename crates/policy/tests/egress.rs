@@ -1,4 +1,5 @@
 //! The egress policy as a table: rules, target, answer. The sentence of every refusal is part of the answer.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its setup too")]
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -237,6 +238,13 @@ fn targets() {
         ),
         ("public", "", "[::8.8.8.8]:53", "DENIED: no rule allows [::808:808]:53"),
         ("public", "", "[2001:0:808:808::f7f7:f7f7]:53", "DENIED: no rule allows [2001:0:808:808::f7f7:f7f7]:53"),
+        (
+            "64:ff9b::/96 127.0.0.1",
+            "",
+            "[64:ff9b::127.0.0.1]:8080",
+            "DENIED: [64:ff9b::7f00:1]:8080 is the bridge's own listener, open to no rule",
+        ),
+        ("64:ff9b::/96 127.0.0.1", "", "[64:ff9b::127.0.0.1]:80", "dial [64:ff9b::7f00:1]:80 by 64:ff9b::/96"),
         // What is no target.
         ("any 0.0.0.0/0", "", "0x7f.1:80", NUMBER_0X7F_1),
         ("any 0.0.0.0/0", "", "2130706433:80", NUMBER_2130706433),

@@ -1,4 +1,5 @@
 //! From settings to grants, as a table of what is asked, and a property: a grant never exceeds what the operator allows.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its setup too")]
 
 use std::net::IpAddr;
 use std::time::Duration;
