@@ -1,0 +1,120 @@
+//! Reaching a vsock port of the other side, with a deadline and an error that names the stage. Retrying a refused
+//! connection is the caller's business.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_vsock::{VsockAddr, VsockStream};
+
+use crate::address::{Route, hybrid_path};
+use crate::line::{HYBRID_LINE_MAX_BYTES, NoLine, encode_connect, parse_ok, read_line};
+use crate::stream::Stream;
+
+/// Pause before a Unix socket whose backlog is full (EAGAIN; the kernel offers no readiness for it) is tried again:
+/// short beside any deadline, long beside the time that accepting a connection takes.
+pub const UNIX_BACKLOG_PAUSE: Duration = Duration::from_millis(2);
+
+/// How far a dial came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DialStage {
+    /// Connecting the socket.
+    Connect,
+    /// Writing the hybrid transport's request.
+    Request,
+    /// Reading the answer to it.
+    Answer,
+}
+
+impl fmt::Display for DialStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DialStage::Connect => "connect",
+            DialStage::Request => "request",
+            DialStage::Answer => "answer",
+        })
+    }
+}
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialCause {
+    /// The deadline came first.
+    #[error("timed out")]
+    TimedOut,
+    /// The system's error. A hybrid peer that closes instead of answering counts as
+    /// [`io::ErrorKind::ConnectionRefused`]: nothing listens at that port.
+    #[error("{0}")]
+    Io(io::Error),
+    /// The answer was not `OK` and a number.
+    #[error("bad answer")]
+    BadAnswer,
+}
+
+/// A failed dial.
+#[derive(Debug, thiserror::Error)]
+#[error("dial {route} port {port}: {stage}: {cause}")]
+pub struct DialError {
+    /// Where to.
+    pub route: Route,
+    /// Which vsock port.
+    pub port: u32,
+    /// How far it came.
+    pub stage: DialStage,
+    /// What stopped it.
+    pub cause: DialCause,
+}
+
+/// Connects to `port` by `route`, at the latest until `deadline`. The stream stands right behind the transport's own
+/// lines: a server that speaks first loses no byte. A full backlog of a Unix socket is waited for.
+///
+/// # Errors
+/// With the stage that failed. Cancel-safe: a dropped dial closes its socket.
+pub async fn dial(route: &Route, port: u32, deadline: impl Into<Instant>) -> Result<Stream, DialError> {
+    let deadline = deadline.into();
+    let mut stage = DialStage::Connect;
+    let cause = match timeout_at(deadline, reach(route, port, &mut stage)).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(cause)) => cause,
+        Err(_) => DialCause::TimedOut,
+    };
+    Err(DialError { route: route.clone(), port, stage, cause })
+}
+
+async fn reach(route: &Route, port: u32, stage: &mut DialStage) -> Result<Stream, DialCause> {
+    match route {
+        Route::Vsock { cid } => {
+            let stream = VsockStream::connect(VsockAddr::new(*cid, port)).await.map_err(DialCause::Io)?;
+            Ok(Stream::from_vsock(stream))
+        }
+        Route::HybridGuest { uds_path } => Ok(Stream::from_unix(connect(&hybrid_path(uds_path, port)).await?)),
+        Route::HybridHost { uds_path } => {
+            let mut stream = connect(uds_path).await?;
+            *stage = DialStage::Request;
+            stream.write_all(&encode_connect(port)).await.map_err(DialCause::Io)?;
+            *stage = DialStage::Answer;
+            let line = read_line(&stream, HYBRID_LINE_MAX_BYTES).await.map_err(|no_line| match no_line {
+                NoLine::Ended => DialCause::Io(io::ErrorKind::ConnectionRefused.into()),
+                NoLine::TooLong => DialCause::BadAnswer,
+                NoLine::Io(error) => DialCause::Io(error),
+            })?;
+            parse_ok(&line).ok_or(DialCause::BadAnswer)?;
+            Ok(Stream::from_unix(stream))
+        }
+    }
+}
+
+async fn connect(path: &Path) -> Result<UnixStream, DialCause> {
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(UNIX_BACKLOG_PAUSE).await,
+            Err(error) => return Err(DialCause::Io(error)),
+        }
+    }
+}

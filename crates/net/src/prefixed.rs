@@ -1,0 +1,107 @@
+//! A stream that first replays bytes which were read ahead of it. Nothing else may hold over-read bytes.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::stream::{RelayStream, StreamKind};
+
+/// `prefix`, then `inner`; writes go straight to `inner`. The prefix's memory is freed once it has been read.
+pub struct Prefixed<S> {
+    prefix: Vec<u8>,
+    read: usize,
+    inner: S,
+}
+
+impl<S> Prefixed<S> {
+    /// Replays `prefix` (may be empty) before `inner`.
+    pub fn new(prefix: Vec<u8>, inner: S) -> Prefixed<S> {
+        Prefixed { prefix, read: 0, inner }
+    }
+
+    /// What has not been read of the prefix, and the stream.
+    pub fn into_parts(mut self) -> (Vec<u8>, S) {
+        self.prefix.drain(..self.read.min(self.prefix.len()));
+        (self.prefix, self.inner)
+    }
+
+    /// The stream behind the prefix.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+/// Shows how many bytes are held, never which.
+impl<S: fmt::Debug> fmt::Debug for Prefixed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prefixed")
+            .field("prefix_bytes", &self.prefix.len().saturating_sub(self.read))
+            .field("inner", &self.inner)
+            .finish()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let left = this.prefix.get(this.read..).unwrap_or_default();
+        if left.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(cx, buf);
+        }
+        let taken = left.len().min(buf.remaining());
+        buf.put_slice(left.get(..taken).unwrap_or_default());
+        this.read += taken;
+        if this.read >= this.prefix.len() {
+            this.prefix = Vec::new();
+            this.read = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+impl<S: RelayStream> RelayStream for Prefixed<S> {
+    fn kind(&self) -> StreamKind {
+        self.inner.kind()
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        self.inner.take_error()
+    }
+
+    fn arm_reset(&self) {
+        self.inner.arm_reset();
+    }
+
+    fn disarm_reset(&self) {
+        self.inner.disarm_reset();
+    }
+}
