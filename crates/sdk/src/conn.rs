@@ -34,7 +34,7 @@ impl Conn {
     fn write_max_bytes(&self) -> usize {
         match self.inner.get_ref().kind() {
             StreamKind::Vsock => VSOCK_WRITE_MAX_BYTES,
-            _ => usize::MAX,
+            StreamKind::Tcp | StreamKind::Unix => usize::MAX,
         }
     }
 }

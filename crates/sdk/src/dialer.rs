@@ -60,7 +60,7 @@ impl Dialer {
 
     async fn ask(&self, target: &Target) -> Result<Conn, Error> {
         let reached_by = Instant::now() + BRIDGE_DIAL_LIMIT.min(self.limit);
-        let mut stream = dial(&self.route, self.port, reached_by.into_std()).await?;
+        let mut stream = dial(&self.route, self.port, reached_by).await?;
         let io = |source| Error::EgressIo { target: target.to_string(), source };
         // A bridge that refuses before it has read the line (too many streams) closes under the write; its answer
         // is what counts then.

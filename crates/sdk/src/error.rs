@@ -1,10 +1,9 @@
 //! What can go wrong, as one type. No variant carries a value of the environment or a byte of a stream.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
-use enclave_bridge_net::{AcceptError, BindError, DialError};
+use enclave_bridge_net::{AcceptError, BindError, DialError, RegisterError};
 use enclave_bridge_proto::{EnvironmentError, Feature, HandshakeError, Nak, NakCode};
 
 /// Everything that the SDK reports.
@@ -29,7 +28,7 @@ pub enum Error {
         given: Duration,
     },
     /// The bridge (or whatever took its place) sent something that is no environment.
-    #[error("environment from the host: {0}")]
+    #[error("from the host: {0}")]
     Environment(#[source] EnvironmentError),
     /// A variable that the program's type asks for is not among those that the host sent.
     #[error("environment from the host: {variable}: missing")]
@@ -74,8 +73,8 @@ pub enum Error {
         sentence: String,
     },
     /// The handshake ended in another way.
-    #[error("handshake: {0}")]
-    Handshake(#[source] HandshakeError),
+    #[error(transparent)]
+    Handshake(HandshakeError),
     /// The socket of the handshake failed.
     #[error("handshake: {0}")]
     HandshakeIo(#[source] io::Error),
@@ -85,6 +84,9 @@ pub enum Error {
     /// An enclave's port could not be listened on.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// An enclave's port was asked for twice.
+    #[error(transparent)]
+    PortTaken(#[from] RegisterError),
     /// A listener is dead.
     #[error(transparent)]
     Accept(#[from] AcceptError),
@@ -134,20 +136,13 @@ pub enum Error {
     /// The session was shut down.
     #[error("the session is closed")]
     Closed,
-    /// An error that several parties look at.
-    #[error(transparent)]
-    Shared(Arc<Error>),
 }
 
 impl Error {
     /// The bridge's code, where the bridge refused with one.
     #[must_use]
     pub fn code(&self) -> Option<NakCode> {
-        match self {
-            Self::Refused { code, .. } => Some(*code),
-            Self::Shared(error) => error.code(),
-            _ => None,
-        }
+        if let Self::Refused { code, .. } = self { Some(*code) } else { None }
     }
 
     /// The first error of this type in a chain of sources, for example below a hyper error.

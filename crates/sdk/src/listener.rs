@@ -87,7 +87,7 @@ impl Listener {
                 (conn, client) = finished => return Ok((conn, client)),
                 accepted = self.source.accept() => accepted?,
             };
-            if !self.source.admits(origin.as_ref()) {
+            if !self.source.admits(&origin) {
                 self.turned_away.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -139,14 +139,14 @@ impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, List
 }
 
 impl Source {
-    async fn accept(&mut self) -> Result<(Stream, Option<Origin>), Error> {
+    async fn accept(&mut self) -> Result<(Stream, Origin), Error> {
         match self {
-            Self::Vsock { listener, .. } => Ok(listener.accept().await.map(|(stream, origin)| (stream, Some(origin)))?),
-            Self::Hybrid(listener) => listener.accept().await.map(|stream| (stream, None)).ok_or(Error::Closed),
+            Self::Vsock { listener, .. } => Ok(listener.accept().await?),
+            Self::Hybrid(listener) => Ok(listener.accept().await?),
         }
     }
 
-    fn admits(&self, origin: Option<&Origin>) -> bool {
+    fn admits(&self, origin: &Origin) -> bool {
         match self {
             Self::Vsock { host_cid, .. } => from_host(origin, *host_cid),
             // Who may connect to the socket's path is decided by the file system.
@@ -156,8 +156,8 @@ impl Source {
 }
 
 /// On AF_VSOCK other guests may be able to connect; what they say does not come from the bridge.
-fn from_host(origin: Option<&Origin>, host_cid: u32) -> bool {
-    matches!(origin, Some(Origin::Peer(Peer::Cid(cid))) if *cid == host_cid)
+fn from_host(origin: &Origin, host_cid: u32) -> bool {
+    matches!(origin, Origin::Peer(Peer::Cid(cid)) if *cid == host_cid)
 }
 
 /// The connections whose PROXY header is awaited, oldest first: they are read side by side, so a silent one holds up
@@ -220,7 +220,7 @@ impl Unfinished {
             }
             match self.reader.push(buf.filled()) {
                 ProxyV2Progress::NeedMore => {}
-                ProxyV2Progress::Bad => return Poll::Ready(None),
+                ProxyV2Progress::Bad(_) => return Poll::Ready(None),
                 ProxyV2Progress::Header { source, consumed, .. } => {
                     let rest = buf.filled().get(consumed..).unwrap_or_default().to_vec();
                     return Poll::Ready(Some((source.map_or(ClientAddr::Unknown, ClientAddr::Known), rest)));
@@ -236,14 +236,10 @@ mod tests {
 
     #[test]
     fn only_the_host_is_admitted_on_vsock() {
-        assert!(from_host(Some(&Origin::Peer(Peer::Cid(3))), 3));
-        for origin in [
-            Some(Origin::Peer(Peer::Cid(2))),
-            Some(Origin::Peer(Peer::Cid(16))),
-            Some(Origin::Tcp(([127, 0, 0, 1], 1).into())),
-            None,
-        ] {
-            assert!(!from_host(origin.as_ref(), 3), "{origin:?}");
+        assert!(from_host(&Origin::Peer(Peer::Cid(3)), 3));
+        for origin in [Origin::Peer(Peer::Cid(2)), Origin::Peer(Peer::Cid(16)), Origin::Tcp(([127, 0, 0, 1], 1).into())]
+        {
+            assert!(!from_host(&origin, 3), "{origin:?}");
         }
     }
 }

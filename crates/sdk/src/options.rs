@@ -180,10 +180,7 @@ impl Options {
     }
 }
 
-fn number(
-    read: &impl Fn(&str) -> Option<std::ffi::OsString>,
-    variable: &'static str,
-) -> Result<Option<u32>, Error> {
+fn number(read: &impl Fn(&str) -> Option<std::ffi::OsString>, variable: &'static str) -> Result<Option<u32>, Error> {
     let Some(text) = read(variable).filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = text.to_str().and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| Error::Variable { variable, reason: "not a number of 32 bits".to_owned() })
@@ -203,9 +200,8 @@ mod tests {
     use super::*;
 
     fn overlaid(variables: &[(&str, &str)]) -> Result<Options, Error> {
-        Options::new("test").overlaid(|wanted| {
-            variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).into())
-        })
+        Options::new("test")
+            .overlaid(|wanted| variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).into()))
     }
 
     #[test]

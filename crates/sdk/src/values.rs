@@ -83,11 +83,7 @@ impl<'de> de::Deserializer<'de> for Variables {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Problem> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Problem> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -115,7 +111,7 @@ impl<'de> MapAccess<'de> for Pairs {
         let (name, value) = self.current.take().unwrap_or_default();
         seed.deserialize(Value(value)).map_err(|problem| match problem {
             Problem::Value(expected) => Problem::At(name, expected),
-            named => named,
+            named @ (Problem::Missing(_) | Problem::At(..)) => named,
         })
     }
 }
@@ -160,11 +156,7 @@ impl<'de> de::Deserializer<'de> for Value {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Problem> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Problem> {
         visitor.visit_newtype_struct(self)
     }
 

@@ -107,13 +107,8 @@ fn finish(line: Line<'_>) -> Vec<u8> {
     if encoded.len() >= LINE_MAX_BYTES {
         let mut message = Text::new(CUT_MESSAGE_MAX_BYTES);
         message.push(line.message);
-        encoded = json(&Line {
-            message: &message.text,
-            fields: Map::new(),
-            spans: Vec::new(),
-            truncated: true,
-            ..line
-        });
+        encoded =
+            json(&Line { message: &message.text, fields: Map::new(), spans: Vec::new(), truncated: true, ..line });
     }
     encoded.push(b'\n');
     encoded
@@ -129,8 +124,10 @@ fn json(line: &Line<'_>) -> Vec<u8> {
 /// RFC 3339 in UTC, in microseconds.
 fn now() -> String {
     let mut time = String::with_capacity(32);
-    drop(SystemTime.format_time(&mut Writer::new(&mut time)));
-    time
+    match SystemTime.format_time(&mut Writer::new(&mut time)) {
+        Ok(()) => time,
+        Err(fmt::Error) => String::new(),
+    }
 }
 
 #[derive(Default)]
@@ -163,9 +160,10 @@ impl Fields {
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = Text::new(TEXT_MAX_BYTES);
-        // An error here is the text being full.
-        drop(write!(text, "{value:?}"));
-        self.insert_text(field, text);
+        match write!(text, "{value:?}") {
+            // An error is the text being full, or the value's own; what was written stands.
+            Ok(()) | Err(fmt::Error) => self.insert_text(field, text),
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -253,7 +251,7 @@ mod tests {
     #[test]
     fn text_is_cut_between_characters() {
         let mut text = Text::new(5);
-        assert!(write!(text, "{}", "üüü").is_err());
+        assert!(write!(text, "üüü").is_err());
         assert_eq!(text.text, "üü");
     }
 }

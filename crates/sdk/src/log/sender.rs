@@ -73,7 +73,7 @@ async fn send(queue: &Queue, route: &Route, port: u32) {
 
 async fn connect(route: &Route, port: u32, pace: &mut Pace) -> Conn {
     loop {
-        match dial(route, port, (Instant::now() + DIAL_LIMIT).into_std()).await {
+        match dial(route, port, Instant::now() + DIAL_LIMIT).await {
             Ok(stream) => {
                 pace.granted();
                 return Conn::new(Vec::new(), stream);
