@@ -161,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_sent_and_what_is_dropped_make_up_what_was_pushed() {
-        let queue = Queue::new(1000);
+        let queue = Queue::new(300);
         let mut sent = Vec::new();
         for count in 0_u32..500 {
             queue.push(format!("{{\"n\":{count}}}\n").into_bytes());
