@@ -6,13 +6,14 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use enclave_bridge_proto::{encode_hybrid_connect, parse_hybrid_ok};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_vsock::{VsockAddr, VsockStream};
 
 use crate::address::{Route, hybrid_path};
-use crate::line::{HYBRID_LINE_MAX_BYTES, NoLine, encode_connect, parse_ok, read_line};
+use crate::line::{NoLine, read_line};
 use crate::stream::Stream;
 
 /// Pause before a Unix socket whose backlog is full (EAGAIN; the kernel offers no readiness for it) is tried again:
@@ -96,14 +97,14 @@ async fn reach(route: &Route, port: u32, stage: &mut DialStage) -> Result<Stream
         Route::HybridHost { uds_path } => {
             let mut stream = connect(uds_path).await?;
             *stage = DialStage::Request;
-            stream.write_all(&encode_connect(port)).await.map_err(DialCause::Io)?;
+            stream.write_all(&encode_hybrid_connect(port)).await.map_err(DialCause::Io)?;
             *stage = DialStage::Answer;
-            let line = read_line(&stream, HYBRID_LINE_MAX_BYTES).await.map_err(|no_line| match no_line {
+            let line = read_line(&stream).await.map_err(|no_line| match no_line {
                 NoLine::Ended => DialCause::Io(io::ErrorKind::ConnectionRefused.into()),
                 NoLine::TooLong => DialCause::BadAnswer,
                 NoLine::Io(error) => DialCause::Io(error),
             })?;
-            parse_ok(&line).ok_or(DialCause::BadAnswer)?;
+            parse_hybrid_ok(&line).map_err(|_| DialCause::BadAnswer)?;
             Ok(Stream::from_unix(stream))
         }
     }

@@ -2,11 +2,13 @@
 //! the guest's listening vsock ports. For development and tests; inside a VM there is AF_VSOCK.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use enclave_bridge_proto::{encode_hybrid_ok, parse_hybrid_connect};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -14,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::address::{Listen, Origin, Peer};
-use crate::line::{HYBRID_LINE_MAX_BYTES, encode_ok, parse_connect, read_line};
+use crate::line::read_line;
 use crate::listen::{AcceptError, BindError, Listener};
 use crate::scope::Scope;
 use crate::stream::Stream;
@@ -33,12 +35,22 @@ pub const GUEST_QUEUE_MAX: usize = 256;
 /// Where the numbers in `OK <number>` start: the range that Firecracker gives out.
 const FIRST_NUMBER: u32 = 1 << 30;
 
-/// The port has a listener already.
+/// A port of a [`HybridGuest`] could not be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("vsock port {port}: has a listener already")]
-pub struct RegisterError {
-    /// Which port.
-    pub port: u32,
+#[non_exhaustive]
+pub enum RegisterError {
+    /// It has a listener already.
+    #[error("vsock port {port}: has a listener already")]
+    InUse {
+        /// Which port.
+        port: u32,
+    },
+    /// The path is served no more: the scope has ended.
+    #[error("vsock port {port}: the hybrid socket is no longer served")]
+    Ended {
+        /// Which port.
+        port: u32,
+    },
 }
 
 /// Serves `P`: reads `CONNECT <port>` of each connection, answers `OK <number>` and hands the stream to the listener of
@@ -57,7 +69,8 @@ struct Served {
     _serving: DropGuard,
 }
 
-type Ports = Mutex<HashMap<u32, mpsc::Sender<Stream>>>;
+/// `None` once the serving has ended: nobody would hand over anything any more.
+type Ports = Mutex<Option<HashMap<u32, mpsc::Sender<Stream>>>>;
 
 /// The listener of one port of a [`HybridGuest`]. Dropping it frees the port.
 #[derive(Debug)]
@@ -78,7 +91,7 @@ impl HybridGuest {
     pub fn bind(path: &Path, scope: &Scope) -> Result<HybridGuest, BindError> {
         let listen = Listen::Unix(path.to_path_buf());
         let listener = Listener::bind(&listen)?;
-        let ports = Arc::new(Ports::default());
+        let ports = Arc::new(Ports::new(Some(HashMap::new())));
         let stop = CancellationToken::new();
         scope.spawn("hybrid guest", serve(listener, Arc::clone(&ports), stop.clone(), scope.clone()));
         let served =
@@ -89,14 +102,15 @@ impl HybridGuest {
     /// Takes `port`. From here on its connections are answered with `OK`.
     ///
     /// # Errors
-    /// When the port has a listener.
+    /// When the port has a listener, or the serving has ended.
     pub fn register(&self, port: u32) -> Result<GuestListener, RegisterError> {
         let (sender, queue) = mpsc::channel(GUEST_QUEUE_MAX);
         let mut ports = self.served.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        if ports.contains_key(&port) {
-            return Err(RegisterError { port });
-        }
-        ports.insert(port, sender);
+        match ports.as_mut().map(|ports| ports.entry(port)) {
+            None => return Err(RegisterError::Ended { port }),
+            Some(Entry::Occupied(_)) => return Err(RegisterError::InUse { port }),
+            Some(Entry::Vacant(free)) => free.insert(sender),
+        };
         drop(ports);
         Ok(GuestListener { served: Arc::clone(&self.served), port, queue })
     }
@@ -124,7 +138,9 @@ impl GuestListener {
 
 impl Drop for GuestListener {
     fn drop(&mut self) {
-        self.served.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.port);
+        if let Some(ports) = self.served.ports.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            ports.remove(&self.port);
+        }
     }
 }
 
@@ -160,7 +176,7 @@ async fn serve(mut listener: Listener, ports: Arc<Ports>, stop: CancellationToke
         () = scope.cancelled() => {}
     }
     // Without their senders the listeners' accept ends.
-    ports.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    ports.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 async fn hand_over(stream: Stream, ports: &Ports, number: u32) {
@@ -175,9 +191,9 @@ async fn hand_over(stream: Stream, ports: &Ports, number: u32) {
 }
 
 async fn request(stream: &mut UnixStream, ports: &Ports, number: u32) -> Option<mpsc::Sender<Stream>> {
-    let line = read_line(stream, HYBRID_LINE_MAX_BYTES).await.ok()?;
-    let port = parse_connect(&line)?;
-    let queue = ports.lock().unwrap_or_else(PoisonError::into_inner).get(&port).cloned()?;
-    stream.write_all(&encode_ok(number)).await.ok()?;
+    let line = read_line(stream).await.ok()?;
+    let port = parse_hybrid_connect(&line).ok()?;
+    let queue = ports.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(&port).cloned()?;
+    stream.write_all(&encode_hybrid_ok(number)).await.ok()?;
     Some(queue)
 }

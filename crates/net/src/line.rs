@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use enclave_bridge_proto::{HYBRID_LINE_MAX_BYTES, LineProgress, LineReader};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -18,59 +19,35 @@ pub(crate) enum NoLine {
     Io(io::Error),
 }
 
-/// The next line without its 0A, of at most `max` bytes. Looks first (`MSG_PEEK`), then takes exactly the line.
-/// The caller sets the deadline.
-pub(crate) async fn read_line(stream: &UnixStream, max: usize) -> Result<Vec<u8>, NoLine> {
-    let mut line = Vec::new();
+/// The next line without its 0A, of at most [`HYBRID_LINE_MAX_BYTES`]. Looks first (`MSG_PEEK`), then takes exactly what
+/// belongs to the line. The caller sets the deadline.
+pub(crate) async fn read_line(stream: &UnixStream) -> Result<Vec<u8>, NoLine> {
+    let mut reader = LineReader::new(HYBRID_LINE_MAX_BYTES);
     loop {
-        let mut seen = [0_u8; 64];
-        let peeked = take(stream, &mut seen, MsgFlags::MSG_PEEK).await?;
-        let seen = seen.get_mut(..peeked).unwrap_or_default();
-        if seen.is_empty() {
+        let mut buffer = [0_u8; HYBRID_LINE_MAX_BYTES + 1];
+        let seen = receive(stream, &mut buffer, MsgFlags::MSG_PEEK).await?;
+        if seen == 0 {
             return Err(NoLine::Ended);
         }
-        let newline = seen.iter().position(|byte| *byte == b'\n');
-        let ours = newline.map_or(seen.len(), |at| at + 1);
-        // The bytes are there, and nobody else reads: this takes what was seen.
-        let taken = take(stream, seen.get_mut(..ours).unwrap_or_default(), MsgFlags::empty()).await?;
-        line.extend_from_slice(seen.get(..taken).unwrap_or_default());
-        if line.last() == Some(&b'\n') {
-            line.pop();
-            return if line.len() > max { Err(NoLine::TooLong) } else { Ok(line) };
+        let progress = reader.push(buffer.get(..seen).unwrap_or_default());
+        let mut ours = match progress {
+            LineProgress::NeedMore => seen,
+            LineProgress::Line { consumed } => consumed,
+            LineProgress::TooLong => return Err(NoLine::TooLong),
+        };
+        // What was seen is there, and nobody else reads.
+        while let Some(rest) = buffer.get_mut(..ours).filter(|rest| !rest.is_empty()) {
+            ours -= match receive(stream, rest, MsgFlags::empty()).await? {
+                0 => return Err(NoLine::Ended),
+                taken => taken.min(ours),
+            };
         }
-        if line.len() > max {
-            return Err(NoLine::TooLong);
+        if let LineProgress::Line { .. } = progress {
+            return Ok(reader.take_line());
         }
     }
 }
 
-async fn take(stream: &UnixStream, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, NoLine> {
+async fn receive(stream: &UnixStream, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, NoLine> {
     stream.async_io(Interest::READABLE, || Ok(recv(stream.as_raw_fd(), buffer, flags)?)).await.map_err(NoLine::Io)
-}
-
-/// Longest `CONNECT <port>` or `OK <number>` without its 0A: ten digits and the longer word.
-pub(crate) const HYBRID_LINE_MAX_BYTES: usize = 18;
-
-pub(crate) fn encode_connect(port: u32) -> Vec<u8> {
-    format!("CONNECT {port}\n").into_bytes()
-}
-
-pub(crate) fn encode_ok(number: u32) -> Vec<u8> {
-    format!("OK {number}\n").into_bytes()
-}
-
-pub(crate) fn parse_connect(line: &[u8]) -> Option<u32> {
-    parse(line, b"CONNECT ")
-}
-
-pub(crate) fn parse_ok(line: &[u8]) -> Option<u32> {
-    parse(line, b"OK ")
-}
-
-fn parse(line: &[u8], word: &[u8]) -> Option<u32> {
-    let digits = line.strip_prefix(word)?;
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
