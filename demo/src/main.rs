@@ -77,13 +77,7 @@ async fn demo(arguments: &Arguments) -> Result<(), String> {
     let uds_path = directory.path().join("enclave.sock");
 
     let mut bridge = processes::start_bridge(&programs, &uds_path, arguments)?;
-    let mut enclave = match processes::start_enclave(&programs, &uds_path, arguments) {
-        Ok(enclave) => Some(enclave),
-        Err(error) => {
-            processes::end(&mut bridge, "the bridge").await;
-            return Err(error);
-        }
-    };
+    let mut enclave = None;
     let result = watch(arguments, &programs, &uds_path, &mut bridge, &mut enclave, &mut told_to_end).await;
     if let Some(enclave) = &mut enclave {
         processes::end(enclave, "the enclave").await;
@@ -102,6 +96,12 @@ async fn watch(
     enclave: &mut Option<Child>,
     told_to_end: &mut ToldToEnd,
 ) -> Result<(), String> {
+    tokio::select! {
+        () = told_to_end.wait() => return Ok(()),
+        status = bridge.wait() => return Err(format!("the bridge ended: {}", processes::describe(status))),
+        answers = ready::answers(arguments.monitor, READY_LIMIT) => answers?,
+    }
+    *enclave = Some(processes::start_enclave(programs, uds_path, arguments)?);
     let mut was_ready = false;
     loop {
         tokio::select! {

@@ -18,15 +18,25 @@ const STATUS_BYTES: usize = 12;
 
 /// Resolves when `/health/ready` says 200; an error after `limit`.
 pub(crate) async fn wait(monitor: SocketAddr, limit: Duration) -> Result<(), String> {
+    let failed = |limit| format!("no session was ready within {limit} s; the lines above say why");
+    until(monitor, limit, |ready| ready).await.map_err(failed)
+}
+
+/// Resolves when the bridge answers at all, ready or not.
+pub(crate) async fn answers(monitor: SocketAddr, limit: Duration) -> Result<(), String> {
+    let failed = |limit| format!("the bridge did not answer within {limit} s; the lines above say why");
+    until(monitor, limit, |_| true).await.map_err(failed)
+}
+
+/// The limit in seconds where it was reached.
+async fn until(monitor: SocketAddr, limit: Duration, enough: impl Fn(bool) -> bool) -> Result<(), u64> {
     let monitor = reachable(monitor);
     let asked = async {
-        while !matches!(timeout(ASK_LIMIT, ask(monitor)).await, Ok(Ok(true))) {
+        while !matches!(timeout(ASK_LIMIT, ask(monitor)).await, Ok(Ok(ready)) if enough(ready)) {
             tokio::time::sleep(ASK_EVERY).await;
         }
     };
-    timeout(limit, asked)
-        .await
-        .map_err(|_| format!("no session was ready within {} s; the lines above say why", limit.as_secs()))
+    timeout(limit, asked).await.map_err(|_| limit.as_secs())
 }
 
 async fn ask(monitor: SocketAddr) -> std::io::Result<bool> {

@@ -42,10 +42,12 @@ pub(crate) async fn until_over(options: &Options, id: EnclaveId, pace: &mut Pace
             }
         };
         first = false;
+        let since = Instant::now();
         match beat(stream, options.interval, id).await {
             Ended::Lost => return format!("no beat from the bridge for {:?}", loss_after(options.interval)),
             Ended::Broken { had_beaten, reason } => {
-                sleep(pace.broken(Instant::now())).await;
+                let now = Instant::now();
+                sleep(if had_beaten { pace.worked(now - since) } else { pace.broken(now) }).await;
                 if !had_beaten {
                     return reason;
                 }

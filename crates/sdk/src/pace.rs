@@ -19,18 +19,24 @@ const BROKEN_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration:
 const BROKEN_BURST: u32 = 8;
 const BROKEN_EVERY: Duration = Duration::from_secs(1);
 
+/// A session that worked and then broke is most likely a bridge that was started again, so it is asked soon. One that
+/// does so again and again within [`SETTLED_AFTER`] is asked twice a second, which keeps the return within 2 s.
+const WORKED: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
 /// The pauses between attempts to reach the bridge.
 #[derive(Debug)]
 pub(crate) struct Pace {
     absent: u32,
     refused: u32,
+    worked: u32,
     /// When the burst would be whole again: each broken connection moves it on by [`BROKEN_EVERY`].
     whole_at: Option<Instant>,
 }
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self { absent: 0, refused: 0, whole_at: None }
+        Self { absent: 0, refused: 0, worked: 0, whole_at: None }
     }
 
     /// Nobody listened.
@@ -48,6 +54,14 @@ impl Pace {
         let wait = whole_at.saturating_duration_since(now).saturating_sub(at_hand);
         let (shortest, longest) = BROKEN_PAUSE;
         wait + shortest + (longest - shortest).mul_f64(random())
+    }
+
+    /// A connection on which the bridge had beaten broke after so long. The burst is whole again: this bridge does more
+    /// than accept.
+    pub(crate) fn worked(&mut self, lived: Duration) -> Duration {
+        self.whole_at = None;
+        self.worked = if lived >= SETTLED_AFTER { 0 } else { self.worked.saturating_add(1) };
+        jittered(grown(WORKED, self.worked))
     }
 
     /// The bridge said no.
@@ -125,6 +139,18 @@ mod tests {
         assert!(pace.broken(now) > Duration::from_secs(5));
         now += Duration::from_secs(30);
         assert!(pace.broken(now) <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_bridge_that_is_restarted_again_and_again_is_asked_twice_a_second() {
+        let mut pace = Pace::new();
+        let now = Instant::now();
+        for _ in 0..50 {
+            let pause = pace.worked(Duration::from_millis(10)) + pace.broken(now);
+            assert!(pause <= Duration::from_millis(550), "{pause:?}");
+        }
+        assert!(pace.worked(Duration::from_millis(10)) >= Duration::from_millis(250));
+        assert!(pace.worked(Duration::from_secs(5)) <= Duration::from_millis(20));
     }
 
     #[test]
