@@ -69,7 +69,7 @@ impl Resolve {
     /// If the configuration exists and cannot be read or used.
     pub(crate) fn from_file(resolv_conf: &Path) -> Result<Self, ResolverError> {
         let failed = |source: NetError| ResolverError { path: resolv_conf.to_owned(), source };
-        let (config, mut options) = match std::fs::read(resolv_conf) {
+        let (config, options) = match std::fs::read(resolv_conf) {
             Ok(text) => hickory_resolver::system_conf::parse_resolv_conf(text).map_err(failed)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::warn!("{}: not found: names resolve by the hosts file only", resolv_conf.display());
