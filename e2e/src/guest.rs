@@ -1,9 +1,11 @@
 //! The guest's end of the meeting place: what a VMM does for an enclave that listens.
 
 use crate::wire::{Meeting, Wire};
+use nix::sys::socket::{self, Shutdown};
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +30,7 @@ enum Run {
 pub struct Guest {
     path: PathBuf,
     services: Services,
+    listener: Arc<UnixListener>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -38,11 +41,11 @@ impl Guest {
     pub fn bind(meeting: &Meeting) -> Guest {
         let path = meeting.uds_path().to_owned();
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).expect("bind the guest's socket");
+        let listener = Arc::new(UnixListener::bind(&path).expect("bind the guest's socket"));
         let services = Services::default();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (services, stop) = (services.clone(), stop.clone());
+            let (services, stop, listener) = (services.clone(), stop.clone(), listener.clone());
             move || {
                 while let Ok((socket, _)) = listener.accept() {
                     if stop.load(Ordering::SeqCst) {
@@ -52,7 +55,7 @@ impl Guest {
                 }
             }
         });
-        Guest { path, services, stop, thread: Some(thread) }
+        Guest { path, services, listener, stop, thread: Some(thread) }
     }
 
     /// From now on connections to `port` run `service`, each in a thread.
@@ -69,8 +72,8 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which sees the flag.
-        let _ = UnixStream::connect(&self.path);
+        // Wakes the accepting thread, even where the socket's file is gone already.
+        let _ = socket::shutdown(self.listener.as_raw_fd(), Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

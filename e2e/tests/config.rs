@@ -29,7 +29,7 @@ no_such_key = 1
 log_level = 7
 
 idle_timeout = \"a while\"
-egress_allow = [\"public\", \"not a rule!\", 3]
+egress_allow = [\"public\", \"not a rule!\"]
 max_streams = -1
 monitor = \"nowhere\"
 ";
@@ -47,13 +47,23 @@ fn c7_every_error_of_a_file_at_once_with_key_and_line() {
             (3, "log_level"),
             (5, "idle_timeout"),
             (6, "egress_allow[1]"),
-            (6, "egress_allow[2]"),
             (7, "max_streams"),
             (8, "monitor"),
         ] {
             let place = format!("config.toml:{line}: {key}");
             assert!(errors.contains(&place), "no {place:?} in:\n{errors}");
         }
+    }
+}
+
+#[test]
+fn c7_every_item_of_a_list_is_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "egress_deny = [\n  \"not a rule!\",\n  3,\n  \"neither this!\",\n]\n");
+    let (code, _, errors) = run(&["check", &path], &[]);
+    assert_eq!(code, Some(78), "{errors}");
+    for item in ["egress_deny[0]", "egress_deny[1]", "egress_deny[2]"] {
+        assert!(errors.contains(item), "no {item} in:\n{errors}");
     }
 }
 

@@ -144,12 +144,10 @@ fn c1_what_is_no_settings_object() {
         ("null".into(), ""),
         ("[]".into(), ""),
         ("\"settings\"".into(), ""),
-        ("{}".into(), "watchdog"),
         ("{".into(), ""),
         (json.clone() + "}", ""),
         (json.replace('"', "'"), ""),
         (deep, ""),
-        (r#"{"watchdog":{}}"#.into(), "watchdog."),
         (r#"{"watchdog":7}"#.into(), "watchdog"),
         (json.replace(r#""level":"debug""#, r#""level":"loud""#), "logger.level"),
         (json.replace(r#""level":"debug""#, r#""level":7"#), "logger.level"),
@@ -159,6 +157,26 @@ fn c1_what_is_no_settings_object() {
         (json.replace("300000000000", "-5"), "clients[0].requestTimeout"),
         (json.replace(r#""appName":"#, r#""watchdog":{},"appName":"#), "watchdog"),
         (json.replace("[", "{").replace("]", "}"), ""),
+    ];
+    for (line, named) in cases {
+        assert_ne!(line, json, "a case that changes nothing");
+        assert_refused(&mut bridge, port, &line, "BAD_CONFIG", named);
+    }
+}
+
+#[test]
+fn c1_a_missing_field_is_named() {
+    let mut bridge = Bridge::builder().start();
+    let port = ports::free();
+    let json = good(port).json();
+    let id = v1::spelled(&good(port).id);
+    let cases: Vec<(String, &str)> = vec![
+        ("{}".into(), "watchdog"),
+        (r#"{"watchdog":{}}"#.into(), "watchdog."),
+        (format!(r#"{{"watchdog":{{"enclaveId":"{id}"}}}}"#), "watchdog.interval"),
+        (r#"{"watchdog":{"interval":30000000000}}"#.into(), "watchdog.enclaveId"),
+        (json.replace(r#""enclaveListenPort":5001,"#, ""), "servers[0].enclaveListenPort"),
+        (json.replace(r#""enclaveDialPort":5002,"#, ""), "clients[0].enclaveDialPort"),
     ];
     for (line, named) in cases {
         assert_ne!(line, json, "a case that changes nothing");

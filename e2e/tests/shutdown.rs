@@ -6,7 +6,7 @@ use enclave_bridge_e2e::bytes::MIB;
 use enclave_bridge_e2e::peers::Server;
 use enclave_bridge_e2e::process::Output;
 use enclave_bridge_e2e::tunnels::{self, Heard};
-use enclave_bridge_e2e::v1::{ACK, Answer, Enclave, INIT_PORT, LOG_PORT, Settings};
+use enclave_bridge_e2e::v1::{self, ACK, Answer, Enclave, INIT_PORT, LOG_PORT, Settings};
 use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::Wire;
 use enclave_bridge_e2e::{http, ports};
@@ -93,21 +93,30 @@ fn s1_with_a_session_and_no_stream() {
 fn s1_with_an_idle_and_a_busy_stream() {
     let mut bridge = short_drain().start();
     let port = ports::free();
-    let _enclave = Enclave::echo(&bridge.meeting, &Settings::new(CALM).server(5001, port), 5001);
-    let mut idle = tunnels::tcp(Bridge::tcp(port));
-    idle.write_all(b"x").unwrap();
-    idle.read_exact(&mut [0]).unwrap();
-    let mut busy = tunnels::tcp(Bridge::tcp(port));
-    busy.write_all(b"x").unwrap();
-    busy.read_exact(&mut [0]).unwrap();
-    let mut writing = busy.try_clone().unwrap();
-    let writing = std::thread::spawn(move || while writing.write_all(&[b'x'; 4096]).is_ok() {});
+    let settings = Settings::new(CALM).server(5001, port);
+    let _enclave = Enclave::start_with(&bridge.meeting, &settings, |guest| {
+        // What the client says first decides: an echo, or a flood towards the client.
+        guest.serve(5001, |mut wire| {
+            let mut first = [0];
+            if wire.read_exact(&mut first).is_ok() && wire.write_all(&first).is_ok() {
+                while first == *b"b" && wire.write_all(&[b'x'; 4096]).is_ok() {}
+                v1::echo(wire);
+            }
+        });
+    });
+    let open = |first: &[u8; 1]| {
+        let mut stream = tunnels::tcp(Bridge::tcp(port));
+        stream.write_all(first).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        stream
+    };
+    let (mut idle, mut busy) = (open(b"i"), open(b"b"));
+    // One thread alone on its socket: an error is told once, to whoever asks first.
     let reading = std::thread::spawn(move || tunnels::read_out(&mut busy).1);
     assert_drains(&mut bridge, "an idle and a busy stream", DRAIN + SLACK);
     // What was cut shows it.
     assert_eq!(tunnels::read_out(&mut idle).1, Some(std::io::ErrorKind::ConnectionReset));
     assert_eq!(reading.join().unwrap(), Some(std::io::ErrorKind::ConnectionReset));
-    writing.join().unwrap();
     let last = bridge.stderr.text().lines().last().unwrap_or_default().to_owned();
     assert!(last.contains('2'), "the last line does not say how many streams were cut: {last}");
 }

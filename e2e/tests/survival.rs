@@ -31,6 +31,8 @@ fn dial(meeting: &Meeting, port: u32) -> Wire {
 #[test]
 fn bare_connections() {
     let mut bridge = Bridge::builder().start();
+    // A session of the same shape as the last one: its listener is there before and after.
+    bridge.assert_serves();
     let before = bridge.descriptors();
     for round in 0..200 {
         for port in [INIT_PORT, LOG_PORT] {
@@ -178,6 +180,8 @@ fn h6_settings_just_above_the_cap_are_not_taken() {
 #[test]
 fn h8_every_truncation_of_the_dialogue() {
     let mut bridge = Bridge::builder().start();
+    // A session of the same shape as the last one: its listener is there before and after.
+    bridge.assert_serves();
     let before = bridge.descriptors();
     let port = ports::free();
     let settings = format!("{}\n", Settings::new(CALM).server(5001, port).client(5002).json());
@@ -208,6 +212,8 @@ fn h8_every_truncation_of_the_dialogue() {
 #[test]
 fn h11_a_thousand_unfinished_handshakes() {
     let mut bridge = Bridge::builder().start();
+    // A session of the same shape as the last one: its listener is there before and after.
+    bridge.assert_serves();
     let before = bridge.descriptors();
     let unfinished: Vec<Wire> = (0..1000)
         .map(|number| {
@@ -233,6 +239,8 @@ fn h11_a_thousand_unfinished_handshakes() {
 #[test]
 fn slow_an_enclave_killed_fifty_times_amid_a_hundred_busy_streams() {
     let mut bridge = Bridge::builder().start();
+    // A session of the same shape as the last one: its listener is there before and after.
+    bridge.assert_serves();
     let before = bridge.descriptors();
     let port = ports::free();
     for round in 0..50 {
