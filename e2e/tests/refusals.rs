@@ -153,7 +153,6 @@ fn c1_what_is_no_settings_object() {
         (json.replace(r#""level":"debug""#, r#""level":7"#), "logger.level"),
         (json.replace(&port.to_string(), r#""8080""#), "servers[0].bridgeTcpPort"),
         (json.replace(&port.to_string(), "-1"), "servers[0]"),
-        (json.replace(r#""enclaveDialPort":5002"#, r#""enclaveDialPort":null"#), "clients[0].enclaveDialPort"),
         (json.replace("300000000000", "-5"), "clients[0].requestTimeout"),
         (json.replace(r#""appName":"#, r#""watchdog":{},"appName":"#), "watchdog"),
         (json.replace("[", "{").replace("]", "}"), ""),
@@ -177,6 +176,7 @@ fn c1_a_missing_field_is_named() {
         (r#"{"watchdog":{"interval":30000000000}}"#.into(), "watchdog.enclaveId"),
         (json.replace(r#""enclaveListenPort":5001,"#, ""), "servers[0].enclaveListenPort"),
         (json.replace(r#""enclaveDialPort":5002,"#, ""), "clients[0].enclaveDialPort"),
+        (json.replace(r#""enclaveDialPort":5002"#, r#""enclaveDialPort":null"#), "clients[0].enclaveDialPort"),
     ];
     for (line, named) in cases {
         assert_ne!(line, json, "a case that changes nothing");
