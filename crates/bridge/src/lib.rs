@@ -1,1 +1,27 @@
-//! The host daemon: gives an enclave its network over vsock.
+//! The host daemon of enclave-bridge: gives an enclave its network over vsock.
+//!
+//! The program is `enclave-bridge`; this library is what it is made of. [`config`] parses flags, environment and file
+//! into typed values, [`app::App`] binds, serves and drains, [`monitor`] answers probes and scrapers. What an enclave
+//! may have is decided in `enclave_bridge_policy`, what is on the wire in `enclave_bridge_proto`, what touches a
+//! socket in `enclave_bridge_net`. TLS, keys and attestation have no place here: the host is not trusted with them.
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod config;
+pub mod exit;
+pub mod limits;
+pub mod metrics;
+pub mod monitor;
+pub mod quiet;
+pub mod streams;
+pub mod telemetry;
+
+mod control;
+mod egress;
+mod ingress;
+mod logs;
+mod own;
+mod places;
+mod session;
+mod sessions;

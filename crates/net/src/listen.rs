@@ -121,6 +121,13 @@ impl Listener {
         }
     }
 
+    /// Counts this listener's pauses in `counter`, which listeners may share.
+    #[must_use]
+    pub fn count_pauses(mut self, counter: Arc<AtomicU64>) -> Listener {
+        self.pauses = counter;
+        self
+    }
+
     /// Counts the pauses made for a lack of descriptors or memory.
     pub fn pauses(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.pauses)

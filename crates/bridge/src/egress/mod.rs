@@ -1,0 +1,180 @@
+//! Egress: a stream from the enclave that names its target → judged → resolved → judged again → dialled → relayed.
+//!
+//! What is dialled is an address that the policy judged, and nothing else: the type that [`connect`] takes can only
+//! be made by the policy.
+
+mod connect;
+mod resolve;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use enclave_bridge_net::{Prefixed, Scope, Stream, relay};
+use enclave_bridge_policy::{Judged, JudgedAddress, NameGrant, OwnAddresses, Refusal};
+use enclave_bridge_proto::{ACK, ADDRESS_LINE_MAX_BYTES, LineProgress, LineReader, Nak, NakCode, Target};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info};
+
+use self::connect::connect;
+pub(crate) use self::resolve::Resolve;
+use self::resolve::ResolveError;
+pub use self::resolve::ResolverError;
+use crate::app::App;
+use crate::metrics::{StreamResult, count};
+use crate::streams::Permit;
+
+/// How much is read ahead while the address line is looked for: the line at its longest and a first flight of data.
+const READ_AHEAD_BYTES: usize = 1024;
+
+/// How a stream ended before there was anything to relay.
+enum Unfinished {
+    /// The enclave ended it, or did not send its line in time.
+    Abandoned,
+    /// It was refused, and the enclave was told.
+    Refused(Nak),
+}
+
+/// Serves one stream of an enclave until it ends. `limit` bounds everything up to the ACK.
+pub(crate) async fn serve(app: Arc<App>, session: Scope, stream: Stream, limit: Duration, permit: Permit) {
+    let counters = &app.metrics.egress;
+    count(&counters.started);
+    // Boxed, so that a stream that is being relayed does not carry the memory of its dial.
+    let ready = tokio::select! {
+        ready = Box::pin(set_up(&app, stream, limit)) => ready,
+        () = session.cancelled() => return counters.ended.count(StreamResult::Cut),
+    };
+    match ready {
+        Ok((enclave, upstream)) => {
+            let upstream = Stream::from_tcp(upstream);
+            let outcome = relay(enclave, upstream, &app.relay, &counters.meter, session.cancelled()).await;
+            counters.ended.count(StreamResult::from(outcome.end));
+        }
+        Err(Unfinished::Abandoned) => counters.ended.count(StreamResult::Abandoned),
+        Err(Unfinished::Refused(nak)) => {
+            app.metrics.refused(nak.code());
+            let refused = matches!(nak.code(), NakCode::Denied | NakCode::BadTarget);
+            counters.ended.count(if refused { StreamResult::Refused } else { StreamResult::Unreachable });
+        }
+    }
+    drop(permit);
+}
+
+/// Tells an enclave at the limit of streams that there is no room. Its line is not read, and nothing is waited for:
+/// the buffer of a new socket takes an answer at once or never.
+pub(crate) async fn turn_away(app: &App, mut stream: Stream) {
+    let nak = Nak::new(NakCode::Limit, format!("{} streams are open, the most that are allowed", app.streams.limit()));
+    app.metrics.refused(nak.code());
+    _ = timeout(Duration::ZERO, stream.write_all(&nak.encode())).await;
+}
+
+async fn set_up(app: &App, mut stream: Stream, limit: Duration) -> Result<(Prefixed<Stream>, TcpStream), Unfinished> {
+    let deadline = Instant::now() + limit;
+    let (line, rest) = match timeout_at(deadline, timeout(app.limits.address_line, read_line(&mut stream))).await {
+        Ok(Ok(Ok(read))) => read,
+        Ok(Ok(Err(refused @ Unfinished::Refused(_)))) => return Err(refuse(app, stream, refused).await),
+        Ok(Ok(Err(Unfinished::Abandoned)) | Err(_)) | Err(_) => return Err(Unfinished::Abandoned),
+    };
+    let target = match Target::parse(&line) {
+        Ok(target) => target,
+        Err(nak) => return Err(refuse(app, stream, Unfinished::Refused(nak)).await),
+    };
+    let reached = match timeout_at(deadline, reach(app, &target, deadline)).await {
+        Ok(reached) => reached,
+        Err(_elapsed) => Err(Nak::new(NakCode::Timeout, format!("{target}: no answer within {limit:?}"))),
+    };
+    match reached {
+        Ok(upstream) => {
+            if !answer(app, &mut stream, &ACK).await {
+                return Err(Unfinished::Abandoned);
+            }
+            debug!("egress to {target}: connected");
+            Ok((Prefixed::new(rest, stream), upstream))
+        }
+        Err(nak) => {
+            if app.refusals_logged.allows() {
+                info!("egress to {target}: {nak}");
+            }
+            Err(refuse(app, stream, Unfinished::Refused(nak)).await)
+        }
+    }
+}
+
+/// The address line without its newline, and what came behind it in the same read.
+async fn read_line(stream: &mut Stream) -> Result<(Vec<u8>, Vec<u8>), Unfinished> {
+    let mut reader = LineReader::new(ADDRESS_LINE_MAX_BYTES);
+    let mut buffer = [0; READ_AHEAD_BYTES];
+    loop {
+        let read = stream.read(&mut buffer).await.map_err(|_| Unfinished::Abandoned)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
+            return Err(Unfinished::Abandoned);
+        }
+        match reader.push(bytes) {
+            LineProgress::NeedMore => {}
+            LineProgress::Line { consumed } => {
+                return Ok((reader.take_line(), bytes.get(consumed..).unwrap_or_default().to_vec()));
+            }
+            LineProgress::TooLong => {
+                let sentence = format!("no newline within {ADDRESS_LINE_MAX_BYTES} bytes");
+                return Err(Unfinished::Refused(Nak::new(NakCode::BadTarget, sentence)));
+            }
+        }
+    }
+}
+
+async fn reach(app: &App, target: &Target, deadline: Instant) -> Result<TcpStream, Nak> {
+    let own = app.own_addresses().map_err(|error| {
+        Nak::new(NakCode::Internal, format!("{target}: the host's own addresses are unknown: {error}"))
+    })?;
+    let live = app.live();
+    let judged = match live.egress.judge(target, &own)? {
+        Judged::Address(address) => vec![address],
+        Judged::Resolve(name) => resolve_and_judge(app, target, &name, &own).await?,
+    };
+    let left = deadline.saturating_duration_since(Instant::now()).min(app.limits.connect);
+    connect(&judged, &app.limits, left).await.map_err(|error| Nak::new(error.code(), format!("{target}: {error}")))
+}
+
+/// Every address of the name that the policy allows, at most as many as are tried. If none is left, why the first
+/// was refused.
+async fn resolve_and_judge(
+    app: &App,
+    target: &Target,
+    name: &NameGrant,
+    own: &OwnAddresses,
+) -> Result<Vec<JudgedAddress>, Nak> {
+    let live = app.live();
+    let found: Result<Vec<IpAddr>, ResolveError> =
+        timeout(app.limits.resolve, live.resolve.addresses(name.name())).await.unwrap_or(Err(ResolveError::TimedOut));
+    let found = found.map_err(|error| Nak::new(NakCode::Dns, format!("{target}: {error}")))?;
+    let mut judged = Vec::new();
+    let mut refusal: Option<Refusal> = None;
+    for address in found {
+        match live.egress.judge_address(name, address, own) {
+            Ok(address) => judged.push(address),
+            Err(error) => refusal = refusal.or(Some(error)),
+        }
+    }
+    judged.truncate(app.limits.addresses_tried);
+    match (judged.is_empty(), refusal) {
+        (true, Some(refusal)) => Err(refusal.into()),
+        (true, None) => Err(Nak::new(NakCode::Dns, format!("{target}: {}", ResolveError::NotFound))),
+        (false, _) => Ok(judged),
+    }
+}
+
+async fn refuse(app: &App, mut stream: Stream, refusal: Unfinished) -> Unfinished {
+    if let Unfinished::Refused(nak) = &refusal {
+        answer(app, &mut stream, &nak.encode()).await;
+        _ = timeout(app.limits.answer_write, stream.shutdown()).await;
+    }
+    refusal
+}
+
+/// Writes a few bytes within the limit; whether the enclave took them.
+async fn answer(app: &App, stream: &mut Stream, bytes: &[u8]) -> bool {
+    matches!(timeout(app.limits.answer_write, stream.write_all(bytes)).await, Ok(Ok(())))
+}

@@ -1,0 +1,116 @@
+//! Every bound of the daemon in one place: a name, a unit and a reason each.
+//!
+//! What the wire itself bounds (length of a line, of the settings) is in `enclave_bridge_proto`; what the operator
+//! sets (streams, time limits of streams) is in [`crate::config`]. ARCHITECTURE.md does the memory arithmetic with the
+//! numbers that stand here.
+
+use std::time::Duration;
+
+/// The bounds that hold in a running daemon.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Sessions that may live at once. A parent machine of AWS Nitro holds four enclaves, a large Firecracker host
+    /// hundreds of guests but one bridge for each; 64 leaves room and bounds what strangers' CIDs can pin.
+    pub sessions: usize,
+    /// Connections on the init port that one peer may have before they are known as a handshake or a beat, and
+    /// handshakes in progress. A real enclave needs one; four forgive a restart in the middle of a handshake.
+    pub unfinished_per_peer: usize,
+    /// The same over all peers: bounds the memory of unfinished handshakes (each holds at most the settings line).
+    pub unfinished_total: usize,
+    /// Beat connections of one session. One is in use; the second is its successor while the first is found dead.
+    pub beat_connections: usize,
+    /// Time that a peer has to take one beat. A peer that does not read 17 bytes for so long has stopped.
+    pub beat_write: Duration,
+    /// Log connections of one peer. An enclave needs one per logging process.
+    pub log_connections_per_peer: usize,
+    /// One line of an enclave's log, in bytes; what is longer is cut and marked. 64 KiB holds any sane log line and
+    /// keeps 64 hostile connections at 4 MiB.
+    pub log_line_bytes: usize,
+    /// Lines that wait for standard output, in bytes. 4 MiB is a burst of some 20,000 lines.
+    pub log_queue_bytes: usize,
+    /// How long a log connection waits for room before lines are dropped and counted: long enough for a collector
+    /// that is busy, short enough that an enclave which logs synchronously does not stand still behind a dead one.
+    pub log_stall: Duration,
+    /// Time to receive the address line after connecting. One segment; five seconds forgive a paused enclave.
+    pub address_line: Duration,
+    /// Time to resolve a name: two tries of a resolver's usual two seconds, and some.
+    pub resolve: Duration,
+    /// Addresses of one name that are tried: more make a failing dial slow and serve nobody.
+    pub addresses_tried: usize,
+    /// Time to connect to a target, over all its addresses. The original's, and what FAULTS of the field call usual.
+    pub connect: Duration,
+    /// Head start of the preferred address family (RFC 8305 recommends 250 ms).
+    pub connect_race: Duration,
+    /// Time to reach the enclave's port for a client that waits: the kernel's own vsock connect limit is 2 s.
+    pub enclave_connect: Duration,
+    /// Time to write an answer of a few bytes (ACK, NAK, PROXY header) to an enclave.
+    pub answer_write: Duration,
+    /// Connections to the monitoring port at once: probes and scrapers, not the public.
+    pub monitor_connections: usize,
+    /// Time for the head of a monitoring request.
+    pub monitor_header: Duration,
+    /// Descriptors kept away from streams: listeners, control and log connections, resolver sockets, monitoring.
+    pub descriptors_reserved: usize,
+    /// Time for a replaced or lost session's tasks to end before its successor binds: they only close sockets.
+    pub session_end: Duration,
+    /// Time for the streams that are cut at the end of a drain to reset their sockets.
+    pub cut: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 64,
+            unfinished_per_peer: 4,
+            unfinished_total: 64,
+            beat_connections: 2,
+            beat_write: Duration::from_secs(5),
+            log_connections_per_peer: 16,
+            log_line_bytes: 64 * 1024,
+            log_queue_bytes: 4 * 1024 * 1024,
+            log_stall: Duration::from_secs(1),
+            address_line: Duration::from_secs(5),
+            resolve: Duration::from_secs(5),
+            addresses_tried: 16,
+            connect: Duration::from_secs(10),
+            connect_race: Duration::from_millis(250),
+            enclave_connect: Duration::from_secs(2),
+            answer_write: Duration::from_secs(5),
+            monitor_connections: 64,
+            monitor_header: Duration::from_secs(5),
+            descriptors_reserved: 128,
+            session_end: Duration::from_secs(1),
+            cut: Duration::from_millis(200),
+        }
+    }
+}
+
+/// Descriptors that one stream holds: its downstream and its upstream socket.
+const DESCRIPTORS_PER_STREAM: usize = 2;
+
+impl Limits {
+    /// How many streams fit under a descriptor limit, at most `wanted`: the reserve (or half of a very small limit) is
+    /// never given to streams, so a flood of connections cannot keep the handshake, the beats or a probe out.
+    #[must_use]
+    pub fn streams_within(&self, wanted: usize, descriptors: u64) -> usize {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let reserve = self.descriptors_reserved.min(descriptors / 2);
+        wanted.min(descriptors.saturating_sub(reserve) / DESCRIPTORS_PER_STREAM).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Limits;
+
+    #[test]
+    fn the_reserve_is_never_given_to_streams() {
+        let limits = Limits::default();
+        assert_eq!(limits.streams_within(10_000, 1_048_576), 10_000);
+        assert_eq!(limits.streams_within(10_000, 256), 64);
+        assert_eq!(limits.streams_within(10_000, 1024), 448);
+        assert_eq!(limits.streams_within(10_000, 20), 5);
+        assert_eq!(limits.streams_within(10_000, 0), 1);
+        assert_eq!(limits.streams_within(10, u64::MAX), 10);
+    }
+}

@@ -1,0 +1,337 @@
+//! One enclave's session: its grant, its listeners, its beats, its end.
+//!
+//! A session is made in one piece by [`establish`]: every listener that its settings ask for is bound, or none is.
+//! It ends in place: its scope is cancelled, its listeners close, its streams are reset, its ports are free, and the
+//! daemon goes on.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use enclave_bridge_net::{Listen, Listener, Origin, Peer, Scope, Stream};
+use enclave_bridge_policy::{ClientGrant, Grant, ServerGrant, grant};
+use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat, loss_after};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::app::{App, Endpoint};
+use crate::ingress::{self, Upstream};
+use crate::metrics::{SessionEnd, count};
+use crate::streams::Direction;
+use crate::{egress, metrics};
+
+/// Beats are sent every third of the interval: two may be lost on the way before the other side's limit of 1.5.
+const BEATS_PER_INTERVAL: u32 = 3;
+
+/// After the limit has passed a session is given this part of its interval to show a beat that lies in the socket:
+/// a daemon that was stopped for a while wakes to find its timers expired and the beats unread.
+const GRACE_DIVISOR: u32 = 20;
+
+/// Beats that are read at once: after a pause many may have queued up.
+const BEAT_READ_BYTES: usize = 17 * 16;
+
+/// A live session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    peer: Peer,
+    grant: Grant,
+    scope: Scope,
+    started: Instant,
+    last_beat: Mutex<Instant>,
+    beat_connections: Mutex<Vec<(u64, CancellationToken)>>,
+    next_connection: AtomicU64,
+}
+
+/// What the settings of a session have bound.
+struct Bound {
+    servers: Vec<(Listener, ServerGrant)>,
+    clients: Vec<(Listener, ClientGrant)>,
+}
+
+/// Judges a request, ends the peer's old session, binds everything that was granted, and starts the new session.
+///
+/// # Errors
+/// The NAK for the enclave; nothing of the request is bound then. The old session has survived unless the refusal is
+/// about binding.
+pub(crate) async fn establish(
+    app: &Arc<App>,
+    endpoint: &Endpoint,
+    peer: &Peer,
+    request: &ParsedSettings,
+) -> Result<Arc<Session>, Nak> {
+    for key in &request.unknown_keys {
+        warn!("settings of {peer}: unknown key {key}");
+    }
+    let granted = grant(&request.settings, endpoint.identity(peer), &app.live().operator)?;
+    let busy = || Nak::new(NakCode::Busy, format!("{} sessions live, the most that are allowed", app.limits.sessions));
+    let slot = app.sessions.slot(peer).ok_or_else(busy)?;
+    let turn = slot.turn().await;
+    if let Some(old) = slot.current() {
+        old.end(app, SessionEnd::Replaced).await;
+    }
+    let bound = bind_all(app, endpoint, &granted)?;
+    let now = Instant::now();
+    let session = Arc::new(Session {
+        peer: peer.clone(),
+        scope: app.scope.child("session"),
+        grant: granted,
+        started: now,
+        last_beat: Mutex::new(now),
+        beat_connections: Mutex::default(),
+        next_connection: AtomicU64::new(0),
+    });
+    session.serve(app, endpoint, bound);
+    slot.put(Arc::clone(&session));
+    drop(turn);
+    count(&app.metrics.sessions_started);
+    info!(
+        servers = session.grant.servers().len(),
+        clients = session.grant.clients().len(),
+        "session of {peer} ({}): granted",
+        session.grant.app_name().escape_debug()
+    );
+    app.scope.spawn("session watch", watch(Arc::clone(app), Arc::clone(&session)));
+    Ok(session)
+}
+
+fn bind_all(app: &App, endpoint: &Endpoint, granted: &Grant) -> Result<Bound, Nak> {
+    let mut bound = Bound { servers: Vec::new(), clients: Vec::new() };
+    for server in granted.servers() {
+        bound.servers.push((bind(app, &Listen::Tcp(server.listen))?, server.clone()));
+    }
+    for client in granted.clients() {
+        bound.clients.push((bind(app, &endpoint.listen(client.vsock_port))?, client.clone()));
+    }
+    Ok(bound)
+}
+
+fn bind(app: &App, listen: &Listen) -> Result<Listener, Nak> {
+    let bound = Listener::bind(listen).map(|listener| listener.count_pauses(Arc::clone(&app.metrics.accept_pauses)));
+    bound.map_err(|error| {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "a foreign enum that grows: what is not named is treated alike"
+        )]
+        let code = match error.source.kind() {
+            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AddrNotAvailable => NakCode::PortInUse,
+            std::io::ErrorKind::PermissionDenied => NakCode::PortNotAllowed,
+            _ => NakCode::Internal,
+        };
+        Nak::new(code, error.to_string())
+    })
+}
+
+impl Session {
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    pub(crate) fn id(&self) -> EnclaveId {
+        self.grant.id()
+    }
+
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How long ago the last beat came (or the session began).
+    pub(crate) fn beat_age(&self) -> Duration {
+        self.lock_beat().elapsed()
+    }
+
+    /// The TCP addresses that this session listens on.
+    pub(crate) fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.grant.servers().iter().map(|server| server.listen)
+    }
+
+    /// Ends the session: listeners closed, streams reset, ports free when this returns. Doing it again does nothing.
+    pub(crate) async fn end(self: &Arc<Self>, app: &App, reason: SessionEnd) {
+        if self.scope.is_cancelled() {
+            return;
+        }
+        self.scope.cancel();
+        if timeout(app.limits.session_end, self.scope.join()).await.is_err() {
+            error!("session of {}: {} tasks did not end in time", self.peer, self.scope.tasks());
+        }
+        app.sessions.forget(self);
+        app.metrics.sessions_ended.count(reason);
+        info!("session of {}: ended: {}", self.peer, metrics::Label::text(reason));
+    }
+
+    fn serve(self: &Arc<Self>, app: &Arc<App>, endpoint: &Endpoint, bound: Bound) {
+        for (listener, server) in bound.servers {
+            let upstream =
+                Upstream { route: endpoint.route(&self.peer), port: server.enclave_port, proxy_v2: server.proxy_v2 };
+            let accept = accept_ingress(Arc::clone(app), self.scope.clone(), listener, Arc::new(upstream));
+            self.scope.spawn("ingress listener", accept);
+        }
+        for (listener, client) in bound.clients {
+            let peer = self.peer.clone();
+            let accept = accept_egress(Arc::clone(app), self.scope.clone(), listener, peer, client.request_timeout);
+            self.scope.spawn("egress listener", accept);
+        }
+    }
+
+    /// Takes over a connection that began with a beat: reads beats and sends our own until it ends.
+    pub(crate) fn adopt_beats(self: &Arc<Self>, app: &Arc<App>, stream: Stream, first: Vec<u8>) {
+        let (number, replaced) = self.register_beats(app.limits.beat_connections);
+        let (session, app) = (Arc::clone(self), Arc::clone(app));
+        self.scope.spawn("beats", async move {
+            tokio::select! {
+                () = session.beat(&app, stream, &first) => {}
+                () = replaced.cancelled() => debug!("session of {}: beat connection replaced by a newer one", session.peer),
+                () = session.scope.cancelled() => {}
+            }
+            session.lock_beat_connections().retain(|(other, _)| *other != number);
+        });
+    }
+
+    /// A place among the session's beat connections; the oldest makes room.
+    fn register_beats(&self, most: usize) -> (u64, CancellationToken) {
+        let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let replaced = CancellationToken::new();
+        let mut connections = self.lock_beat_connections();
+        while connections.len() >= most.max(1) {
+            connections.remove(0).1.cancel();
+        }
+        connections.push((number, replaced.clone()));
+        (number, replaced)
+    }
+
+    async fn beat(&self, app: &App, mut stream: Stream, first: &[u8]) {
+        let mut reader = BeatReader::new(self.id());
+        let ours = encode_beat(&self.id());
+        let pace = self.grant.interval() / BEATS_PER_INTERVAL;
+        let mut ticks = interval_at(Instant::now(), pace);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut buffer = [0; BEAT_READ_BYTES];
+        if !self.received(app, &mut reader, first) {
+            return;
+        }
+        loop {
+            tokio::select! {
+                read = stream.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => return debug!("session of {}: beat connection closed by the enclave", self.peer),
+                    Ok(n) => if !self.received(app, &mut reader, buffer.get(..n).unwrap_or_default()) { return },
+                },
+                _ = ticks.tick() => if !matches!(timeout(app.limits.beat_write, stream.write_all(&ours)).await, Ok(Ok(()))) {
+                    return debug!("session of {}: beat connection: the enclave does not read", self.peer);
+                },
+            }
+        }
+    }
+
+    /// Counts the beats in `bytes`; false after a wrong one.
+    fn received(&self, app: &App, reader: &mut BeatReader, bytes: &[u8]) -> bool {
+        match reader.push(bytes) {
+            Ok(0) => true,
+            Ok(beats) => {
+                app.metrics.beats_received.fetch_add(beats as u64, Ordering::Relaxed);
+                *self.lock_beat() = Instant::now();
+                true
+            }
+            Err(wrong) => {
+                count(&app.metrics.beats_bad);
+                warn!("session of {}: beat connection closed: {wrong}", self.peer);
+                false
+            }
+        }
+    }
+
+    fn lock_beat(&self) -> MutexGuard<'_, Instant> {
+        self.last_beat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_beat_connections(&self) -> MutexGuard<'_, Vec<(u64, CancellationToken)>> {
+        self.beat_connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the session when its beats fail to come.
+async fn watch(app: Arc<App>, session: Arc<Session>) {
+    let interval = session.grant.interval();
+    let limit = loss_after(interval);
+    loop {
+        let deadline = *session.lock_beat() + limit;
+        tokio::select! {
+            () = sleep_until(deadline) => {}
+            () = session.scope.cancelled() => return,
+        }
+        if *session.lock_beat() + limit > deadline {
+            continue;
+        }
+        tokio::time::sleep(interval / GRACE_DIVISOR).await;
+        if *session.lock_beat() + limit > deadline {
+            continue;
+        }
+        warn!("session of {}: lost: no beat for {:?}", session.peer, session.beat_age());
+        session.end(&app, SessionEnd::Lost).await;
+        app.enclave_lost();
+        return;
+    }
+}
+
+async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, upstream: Arc<Upstream>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = scope.cancelled() => return,
+            () = app.draining.cancelled() => return,
+        };
+        let (client, from) = match accepted {
+            Ok((client, Origin::Tcp(from))) => (client, Some(from)),
+            Ok((client, Origin::Peer(_))) => (client, None),
+            Err(dead) => return error!("ingress listener: {dead}"),
+        };
+        match app.streams.admit(Direction::Ingress) {
+            Some(permit) => {
+                let serve =
+                    ingress::serve(Arc::clone(&app), scope.clone(), client, from, Arc::clone(&upstream), permit);
+                scope.spawn("ingress stream", serve);
+            }
+            None => {
+                count(&app.metrics.ingress.refused);
+                client.arm_reset();
+            }
+        }
+    }
+}
+
+async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer: Peer, limit: Duration) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = scope.cancelled() => return,
+            () = app.draining.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, Origin::Peer(from))) if from == peer => stream,
+            Ok((_stranger, _)) => {
+                count(&app.metrics.peers_refused);
+                continue;
+            }
+            Err(dead) => return error!("egress listener: {dead}"),
+        };
+        match app.streams.admit(Direction::Egress) {
+            Some(permit) => {
+                let serve = egress::serve(Arc::clone(&app), scope.clone(), stream, limit, permit);
+                scope.spawn("egress stream", serve);
+            }
+            None => {
+                count(&app.metrics.egress.refused);
+                egress::turn_away(&app, stream).await;
+            }
+        }
+    }
+}
