@@ -183,7 +183,7 @@ async fn garbage_for_an_answer_is_refused() {
 #[tokio::test]
 async fn silence_and_a_half_answer_end_at_the_deadline() {
     for answer in [&b""[..], b"OK 12"] {
-        let error = answered(answer, Duration::from_millis(50)).await.unwrap_err();
+        let error = answered(answer, Duration::from_millis(500)).await.unwrap_err();
         assert_eq!(error.stage, DialStage::Answer);
         assert!(matches!(error.cause, DialCause::TimedOut), "{error}");
     }

@@ -103,6 +103,25 @@ async fn a_small_rest_towards_vsock_is_joined_with_what_follows() {
     }
 }
 
+/// A stream may buffer what it is given; while nothing more comes it must be told to send.
+#[tokio::test]
+async fn what_was_written_is_flushed_when_the_input_pauses() {
+    let reads = [ReadStep::Some(30), ReadStep::Stall];
+    let (a, _) = script(StreamKind::Tcp, State { input: bytes(1, 90), reads: reads.into(), ..State::default() });
+    let buffering = State { late_flushes: 3, reads: [ReadStep::Stall].into(), ..State::default() };
+    let (b, state_b) = script(StreamKind::Unix, buffering);
+    let (config, meter) = (RelayConfig::default(), Meter::new());
+    let mut relaying = pin!(relay(a, b, &config, &meter, pending()));
+    for _ in 0..3 {
+        let (polled, again) = poll_once(relaying.as_mut()).await;
+        assert!(polled.is_pending() && again);
+        assert_eq!(state_b.lock().unwrap().flushed, 0);
+    }
+    let (polled, again) = poll_once(relaying.as_mut()).await;
+    assert!(polled.is_pending() && !again);
+    assert_eq!(state_b.lock().unwrap().flushed, 30);
+}
+
 /// A trickle into a stalled vsock direction: what is kept stays within the scratch buffer's size.
 #[tokio::test]
 async fn joining_is_bounded() {
