@@ -158,7 +158,12 @@ impl Shared {
                 let wire = Wire::Unix(socket);
                 shared.keep(&wire);
                 let (shared, serve) = (shared.clone(), serve.clone());
-                std::thread::spawn(move || serve(&shared, wire));
+                std::thread::spawn(move || {
+                    let served = wire.again();
+                    serve(&shared, wire);
+                    // A second name is kept for the death of the bridge; the end of the service is the end of the stream.
+                    served.shutdown(Shutdown::Both);
+                });
             }
         });
     }

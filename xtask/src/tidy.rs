@@ -15,7 +15,7 @@ pub(crate) fn run() -> Result<(), String> {
     let files = files(&root)?;
     rooms::check(&root, &mut findings)?;
     text::check(&root, &files, &mut findings);
-    tables::check(&root, &mut findings);
+    tables::check(&root, &files, &mut findings);
     for warning in &findings.warnings {
         println!("warning: {warning}");
     }
