@@ -62,6 +62,8 @@ fn files(root: &Path) -> Result<Vec<PathBuf>, String> {
                 if name != "target" && (!name.starts_with('.') || OURS.contains(&name.as_str())) {
                     folders.push(entry.path());
                 }
+            } else if name == ".git" {
+                // In a second work tree this is a file that says where the first one is.
             } else if let Ok(relative) = entry.path().strip_prefix(root) {
                 found.push(relative.to_owned());
             }
