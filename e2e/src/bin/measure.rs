@@ -42,11 +42,17 @@ fn main() -> ExitCode {
 
 /// Resident memory of the bridge per idle ingress connection.
 fn idle(connections: usize) {
-    // Two descriptors each here, and two in the bridge, which inherits the limit.
-    let wanted = connections as u64 * 2 + 1000;
+    // Two descriptors each here, and two in the bridge, which inherits the limit and keeps some for itself.
+    let spare = 200;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
-    setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard.max(wanted)), hard.max(wanted))
-        .unwrap_or_else(|error| panic!("{wanted} descriptors, hard limit {hard}: {error}"));
+    let wanted = connections as u64 * 2 + spare;
+    let limit = if wanted > hard && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() { wanted } else { hard };
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).expect("a soft limit as high as the hard one");
+    let room = usize::try_from(limit.saturating_sub(spare) / 2).unwrap_or(usize::MAX);
+    if room < connections {
+        println!("the limit of {limit} descriptors has room for {room} connections, not for {connections}");
+    }
+    let connections = connections.min(room);
     let bridge = Bridge::builder().arguments(["--max-streams", "100000"]).start();
     let port = ports::free();
     let held = Arc::new(Mutex::new(Vec::new()));
