@@ -41,6 +41,11 @@ fn run(config: &Config, source: &Source, environment: &[(OsString, OsString)]) -
         Ok(telemetry) => telemetry,
         Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
     };
+    // The text of a panic may hold bytes of a peer; where it happened is what a report needs.
+    std::panic::set_hook(Box::new(|panic| match panic.location() {
+        Some(place) => error!("panic at {place}"),
+        None => error!("panic"),
+    }));
     for warning in source.warnings() {
         warn!("{warning}");
     }

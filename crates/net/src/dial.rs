@@ -49,7 +49,8 @@ pub enum DialCause {
     #[error("timed out")]
     TimedOut,
     /// The system's error. A hybrid peer that closes instead of answering counts as
-    /// [`io::ErrorKind::ConnectionRefused`]: nothing listens at that port.
+    /// [`io::ErrorKind::ConnectionRefused`]: nothing listens at that port. (AF_VSOCK itself says
+    /// [`io::ErrorKind::ConnectionReset`] for that.)
     #[error("{0}")]
     Io(io::Error),
     /// The answer was not `OK` and a number.

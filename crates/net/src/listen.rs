@@ -61,7 +61,7 @@ pub struct AcceptError {
 #[derive(Debug)]
 pub struct Listener {
     listen: Listen,
-    socket: Socketed,
+    socket: Accepting,
     pauses: Arc<AtomicU64>,
     // The state of a trouble is kept here and not in the future of `accept`, so that dropping that loses nothing.
     resume_at: Option<Instant>,
@@ -71,7 +71,7 @@ pub struct Listener {
 }
 
 #[derive(Debug)]
-enum Socketed {
+enum Accepting {
     Tcp(TcpListener),
     // The file goes after the socket (declaration order): a dialler finds a refusal, never a file without meaning.
     Unix { socket: UnixListener, peer: Arc<Path>, _file: SocketFile },
@@ -116,8 +116,8 @@ impl Listener {
     /// The TCP address, with the port that the kernel chose; `None` for other kinds.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.socket {
-            Socketed::Tcp(socket) => socket.local_addr().ok(),
-            Socketed::Unix { .. } | Socketed::Vsock(_) => None,
+            Accepting::Tcp(socket) => socket.local_addr().ok(),
+            Accepting::Unix { .. } | Accepting::Vsock(_) => None,
         }
     }
 
@@ -221,21 +221,21 @@ impl Trouble {
     }
 }
 
-impl Socketed {
+impl Accepting {
     async fn accept(&self) -> io::Result<(Stream, Origin)> {
         match self {
-            Socketed::Tcp(socket) => {
+            Accepting::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "tcp stream: set no delay");
                 }
                 Ok((Stream::from_tcp(stream), Origin::Tcp(address)))
             }
-            Socketed::Unix { socket, peer, .. } => {
+            Accepting::Unix { socket, peer, .. } => {
                 let (stream, _) = socket.accept().await?;
                 Ok((Stream::from_unix(stream), Origin::Peer(Peer::Path(Arc::clone(peer)))))
             }
-            Socketed::Vsock(socket) => {
+            Accepting::Vsock(socket) => {
                 let (stream, address) = socket.accept().await?;
                 Ok((Stream::from_vsock(stream), Origin::Peer(Peer::Cid(address.cid()))))
             }
@@ -243,7 +243,7 @@ impl Socketed {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Socketed> {
+fn bind_tcp(address: SocketAddr) -> io::Result<Accepting> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -252,19 +252,19 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socketed> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(Socketed::Tcp(TcpListener::from_std(socket.into())?))
+    Ok(Accepting::Tcp(TcpListener::from_std(socket.into())?))
 }
 
-fn bind_unix(path: &Path, peer: &Path) -> io::Result<Socketed> {
+fn bind_unix(path: &Path, peer: &Path) -> io::Result<Accepting> {
     let (socket, file) = listen_at(path, BACKLOG)?;
-    Ok(Socketed::Unix { socket: UnixListener::from_std(socket.into())?, peer: Arc::from(peer), _file: file })
+    Ok(Accepting::Unix { socket: UnixListener::from_std(socket.into())?, peer: Arc::from(peer), _file: file })
 }
 
-fn bind_vsock(port: u32) -> io::Result<Socketed> {
+fn bind_vsock(port: u32) -> io::Result<Accepting> {
     let socket = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?;
     // The crate listens with 128; listening once more on a listening vsock socket only sets the backlog.
     SockRef::from(&socket).listen(BACKLOG)?;
-    Ok(Socketed::Vsock(socket))
+    Ok(Accepting::Vsock(socket))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -149,6 +150,17 @@ fn tcp_error(stream: &TcpStream) -> Option<io::Error> {
 
 fn flatten(taken: io::Result<Option<io::Error>>) -> Option<io::Error> {
     taken.unwrap_or_else(Some)
+}
+
+/// For socket options; reading or writing past the stream is not foreseen.
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+            Socket::Vsock(stream) => stream.as_fd(),
+        }
+    }
 }
 
 impl RelayStream for Stream {

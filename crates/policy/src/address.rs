@@ -228,14 +228,17 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
         [0, 0, 0, 0, 0, 0, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
             [Some(last), None, None, None]
         }
-        // Only one place is the real one; 0.0.0.0/8 in another is the padding.
-        [0x64, 0xff9b, 1, ..] => [
-            Some(last),
-            Some(Ipv4Addr::new(b6, b7, b9, b10)),
-            Some(Ipv4Addr::new(b7, b9, b10, b11)),
-            Some(Ipv4Addr::new(b9, b10, b11, b12)),
-        ]
-        .map(|place| place.filter(|address| address.to_bits() >> 24 != 0)),
+        [0x64, 0xff9b, 1, ..] => {
+            let places = [
+                Some(last),
+                Some(Ipv4Addr::new(b6, b7, b9, b10)),
+                Some(Ipv4Addr::new(b7, b9, b10, b11)),
+                Some(Ipv4Addr::new(b9, b10, b11, b12)),
+            ];
+            // Only one place is the real one; 0.0.0.0/8 in another is the padding.
+            let real = places.map(|place| place.filter(|address| address.to_bits() >> 24 != 0));
+            if real.iter().all(Option::is_none) { [Some(last), None, None, None] } else { real }
+        }
         [0x2002, ..] => [Some(Ipv4Addr::new(b2, b3, b4, b5)), None, None, None],
         [0x2001, 0, ..] => {
             [Some(Ipv4Addr::new(b4, b5, b6, b7)), Some(Ipv4Addr::new(!b12, !b13, !b14, !b15)), None, None]
@@ -257,7 +260,15 @@ mod tests {
             ("172.32.0.1", AddressClass::Public),
             ("223.255.255.255", AddressClass::Public),
             ("10.0.0.1", AddressClass::Private),
+            ("100.63.255.255", AddressClass::Public),
             ("100.64.0.1", AddressClass::Private),
+            ("100.127.255.255", AddressClass::Private),
+            ("192.167.255.255", AddressClass::Public),
+            ("192.169.0.0", AddressClass::Public),
+            ("198.17.255.255", AddressClass::Public),
+            ("198.20.0.0", AddressClass::Public),
+            ("169.253.255.255", AddressClass::Public),
+            ("169.255.0.0", AddressClass::Public),
             ("172.16.0.1", AddressClass::Private),
             ("172.31.255.255", AddressClass::Private),
             ("192.168.255.255", AddressClass::Private),

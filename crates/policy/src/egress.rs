@@ -244,7 +244,7 @@ fn denied_by(rule: &Rule) -> Refusal {
 
 fn not_open(address: IpAddr, facet: IpAddr, name: Option<&str>, port: u16, own: &OwnAddresses) -> Refusal {
     let class = own_class(facet);
-    let embeds = if facet == address { String::new() } else { format!(", which {address} embeds") };
+    let embeds = if facet == address { String::new() } else { format!(" (inside {address})") };
     if own.holds(facet) && class != AddressClass::Loopback {
         return Refusal::denied(format!(
             "{facet}{embeds} is the host's own address, open only to a rule that names the address"

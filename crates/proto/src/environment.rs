@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 
+use crate::json::Node;
 use crate::text::quoted;
 
 /// The longest environment line in bytes, its `0A` not counted; a process's own environment has a like bound.
@@ -154,6 +155,7 @@ struct Variables<'e> {
     error: &'e mut Option<EnvironmentError>,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a value is a text; any other is refused")]
 impl<'de> Visitor<'de> for Variables<'_> {
     type Value = BTreeMap<String, String>;
 
@@ -173,76 +175,18 @@ impl<'de> Visitor<'de> for Variables<'_> {
                     *self.error = Some(EnvironmentError::Duplicate(quoted(entry.key())));
                     return Err(A::Error::custom("refused"));
                 }
-                Entry::Vacant(entry) => {
-                    // Stands for any failure in the value; a syntax error puts it right below.
-                    let shown = quoted(entry.key());
-                    match map.next_value::<Text>()? {
-                        Text(Some(value)) => entry.insert(value),
-                        Text(None) => {
-                            *self.error = Some(EnvironmentError::NotAText(shown));
-                            return Err(A::Error::custom("refused"));
-                        }
-                    };
-                }
+                Entry::Vacant(entry) => match map.next_value::<Node>()? {
+                    Node::Text(value) => {
+                        entry.insert(value);
+                    }
+                    _ => {
+                        *self.error = Some(EnvironmentError::NotAText(quoted(entry.key())));
+                        return Err(A::Error::custom("refused"));
+                    }
+                },
             }
         }
         Ok(variables)
-    }
-}
-
-/// A text, or the fact that something else stands there.
-struct Text(Option<String>);
-
-impl<'de> serde::Deserialize<'de> for Text {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnyText;
-        impl<'de> Visitor<'de> for AnyText {
-            type Value = Text;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Text, E> {
-                Ok(Text(Some(value.to_owned())))
-            }
-
-            fn visit_string<E>(self, value: String) -> Result<Text, E> {
-                Ok(Text(Some(value)))
-            }
-
-            fn visit_unit<E>(self) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-
-            // The rest of an object or a list is not read: the reading ends here.
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
-                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-                while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
-            }
-        }
-        deserializer.deserialize_any(AnyText)
     }
 }
 

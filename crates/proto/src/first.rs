@@ -1,5 +1,6 @@
 //! The first bytes of a connection to the init port: a handshake, or beats? What follows is read elsewhere.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::{ACK, EnclaveId, encode_beat};
@@ -14,7 +15,6 @@ pub const AMBIGUITY_PAUSE: Duration = Duration::from_millis(200);
 /// Feed what was read with [`push`](Self::push) until it answers. While [`is_ambiguous`](Self::is_ambiguous), wait
 /// no longer than [`AMBIGUITY_PAUSE`] for more bytes, then call [`on_pause`](Self::on_pause). Once it has answered,
 /// push no more: later bytes belong to whoever reads on. At most one push beyond the seventeenth byte is held.
-#[derive(Debug)]
 pub struct FirstBytes {
     beat: Option<[u8; 17]>,
     bytes: Vec<u8>,
@@ -76,6 +76,13 @@ impl FirstBytes {
     fn handshake(&self) -> Option<First> {
         let (_, rest) = self.bytes.split_at_checked(ACK.len())?;
         Some(First::Handshake { rest: rest.to_vec() })
+    }
+}
+
+impl fmt::Debug for FirstBytes {
+    /// Without the bytes: they are a stranger's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirstBytes").field("len", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 

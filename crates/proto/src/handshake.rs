@@ -1,9 +1,7 @@
 //! The handshake as two state machines, the host's and the enclave's, with their limits and their errors. Neither
 //! knows a socket or a clock: bytes and instants are given, bytes, events and deadlines are asked for.
 
-/// The enclave's side of the handshake.
 pub mod enclave;
-/// The host's side of the handshake.
 pub mod host;
 
 use std::fmt;

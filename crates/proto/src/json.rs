@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::text::path_step;
@@ -51,6 +52,14 @@ impl Node {
     }
 }
 
+/// A value as under [`Schema::Leaf`]: nothing of an object or a list is kept.
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut walk = Walk::new(Limits { depth: 0, keys: 0, unknown_keys: 0 });
+        Seed { schema: &Schema::Leaf, path: String::new(), walk: &mut walk }.deserialize(deserializer)
+    }
+}
+
 /// Limits of one document; their reasons stand with the constants that the caller gives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -65,7 +74,7 @@ pub(crate) fn read(line: &[u8], schema: &'static Schema, limits: Limits) -> Resu
     let text = std::str::from_utf8(line)
         .map_err(|error| refusal("", &format!("not UTF-8 at byte {}", error.valid_up_to())))?;
     check_depth(line, limits.depth)?;
-    let mut walk = Walk { limits, refusal: None, at: String::new(), unknown: Vec::new() };
+    let mut walk = Walk::new(limits);
     let mut reader = serde_json::Deserializer::from_str(text);
     let seed = Seed { schema, path: String::new(), walk: &mut walk };
     let result = seed.deserialize(&mut reader).and_then(|node| {
@@ -116,6 +125,12 @@ struct Walk {
     /// The last path entered, for a syntax error.
     at: String,
     unknown: Vec<String>,
+}
+
+impl Walk {
+    fn new(limits: Limits) -> Self {
+        Self { limits, refusal: None, at: String::new(), unknown: Vec::new() }
+    }
 }
 
 struct Seed<'w> {

@@ -1,11 +1,12 @@
 //! The one bounded line reader of the project. No meaning of any line lives here.
 
+use std::fmt;
+
 /// Gathers the bytes of one line until its `0A`, up to a cap.
 ///
 /// Feed what was read with [`push`](Self::push). Once it reports [`LineProgress::Line`], call
 /// [`take_line`](Self::take_line); the reader is then empty and ready for the next line. Bytes behind the `0A` are
 /// never taken: `consumed` says where they begin. At most `cap` bytes are ever held, whatever is pushed.
-#[derive(Debug)]
 pub struct LineReader {
     cap: usize,
     line: Vec<u8>,
@@ -51,7 +52,7 @@ impl LineReader {
         // The 0A itself may stand one byte behind the cap.
         let window = bytes.get(..bytes.len().min(room.saturating_add(1))).unwrap_or_default();
         if let Some(end) = window.iter().position(|&byte| byte == b'\n') {
-            self.line.extend(window.iter().take(end));
+            self.line.extend_from_slice(window.get(..end).unwrap_or_default());
             self.state = State::Complete;
             return LineProgress::Line { consumed: end.saturating_add(1) };
         }
@@ -80,6 +81,17 @@ impl LineReader {
     /// Whether no byte is held.
     pub fn is_empty(&self) -> bool {
         self.line.is_empty()
+    }
+}
+
+impl fmt::Debug for LineReader {
+    /// Without the bytes: a line may carry the environment.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LineReader")
+            .field("cap", &self.cap)
+            .field("len", &self.line.len())
+            .field("state", &self.state)
+            .finish()
     }
 }
 

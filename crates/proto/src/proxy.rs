@@ -43,7 +43,7 @@ pub fn encode_proxy_v2_local() -> Vec<u8> {
     header
 }
 
-/// Reads one header from the beginning of a stream. Holds at most [`PROXY_V2_MAX_BYTES`].
+/// Reads one header from the beginning of a stream, and no byte of what follows it. Holds at most [`PROXY_V2_MAX_BYTES`].
 #[derive(Debug, Default)]
 pub struct ProxyV2Reader {
     bytes: Vec<u8>,

@@ -34,7 +34,7 @@ pub const APP_NAME_MAX_BYTES: usize = 256;
 /// What an enclave asks for in its handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `appName`: a label, may be empty.
+    /// `appName`: a label, may be empty. As the peer wrote it: to be escaped where it is shown.
     pub app_name: String,
     /// `protocol`: which version the enclave speaks.
     pub protocol: Protocol,

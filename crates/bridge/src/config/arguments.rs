@@ -26,12 +26,13 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Invocation, ConfigErrors
         Ok(matches) => matches,
         Err(error) => {
             let text = error.render().to_string();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                    Ok(Invocation::Help(text))
-                }
-                ErrorKind::DisplayVersion => Ok(Invocation::Version(text)),
-                _ => Err(ConfigErrors::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end())),
+            let kind = error.kind();
+            return if kind == ErrorKind::DisplayHelp {
+                Ok(Invocation::Help(text))
+            } else if kind == ErrorKind::DisplayVersion {
+                Ok(Invocation::Version(text))
+            } else {
+                Err(ConfigErrors::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end()))
             };
         }
     };
@@ -81,8 +82,8 @@ fn argument(key: &Key) -> Arg {
             .require_equals(true)
             .default_missing_value("true")
             .value_name("true|false"),
-        _ if key.kind.repeats() => argument.action(ArgAction::Append).value_name(key.value),
-        _ => argument.action(ArgAction::Set).value_name(key.value),
+        Kind::Texts | Kind::Integers => argument.action(ArgAction::Append).value_name(key.value),
+        Kind::Text | Kind::Integer | Kind::Ports => argument.action(ArgAction::Set).value_name(key.value),
     }
 }
 

@@ -46,6 +46,19 @@ pub enum Origin {
     Whole(PathBuf),
 }
 
+impl Origin {
+    /// What errors are ordered by: the source, then the line and column.
+    fn place(&self) -> (u8, usize, usize) {
+        match self {
+            Self::Flag(_) => (0, 0, 0),
+            Self::Variable { .. } => (1, 0, 0),
+            Self::Whole(_) => (2, 0, 0),
+            Self::File { line, .. } => (2, *line, 0),
+            Self::Syntax { line, column, .. } => (2, *line, *column),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -113,7 +126,9 @@ impl ConfigErrors {
         Self { kind: ErrorKind::Usage(text.into()) }
     }
 
-    pub(super) fn from_errors(errors: Vec<ConfigError>) -> Option<Self> {
+    /// The errors in the order of flags, variables and lines of the file.
+    pub(super) fn from_errors(mut errors: Vec<ConfigError>) -> Option<Self> {
+        errors.sort_by_key(|error| error.origin.place());
         if errors.is_empty() { None } else { Some(Self { kind: ErrorKind::Values(errors) }) }
     }
 

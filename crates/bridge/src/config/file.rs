@@ -99,12 +99,20 @@ fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Layer {
                 }
             }
             None => {
-                let origin = reader.origin(name.span().start, path_of_key.to_owned());
+                let origin = reader.origin(name.span().start, shown(path_of_key));
                 errors.push(ConfigError::new(origin, unknown(path_of_key, value.get_ref())));
             }
         }
     }
     layer
+}
+
+/// Characters of an unknown key that are shown.
+const SHOWN_CHARACTERS: usize = 80;
+
+/// A key as it can be printed on a terminal.
+fn shown(name: &str) -> String {
+    name.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect()
 }
 
 fn unknown(name: &str, value: &DeValue<'_>) -> String {
@@ -169,7 +177,7 @@ impl Reader<'_> {
                 let example = match key.kind {
                     Kind::Integers => "[16, 17]",
                     Kind::Ports => "\"8080,9000-9010\" or [8080, \"9000-9010\"]",
-                    _ => "[\"…\", \"…\"]",
+                    Kind::Text | Kind::Integer | Kind::Switch | Kind::Texts => "[\"…\", \"…\"]",
                 };
                 let message = format!("expected a list, as in {} = {example}; found {}", key.name, described(other));
                 errors.push(ConfigError::new(at(value, None), message));

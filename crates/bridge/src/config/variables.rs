@@ -37,7 +37,7 @@ pub(super) fn read(environment: Vec<(OsString, OsString)>, errors: &mut Vec<Conf
     strangers.sort_unstable();
     for name in strangers {
         let hint = nearest(name, known()).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        warnings.push(format!("{name} is no variable of this program and is ignored{hint}"));
+        warnings.push(format!("{} is no variable of this program and is ignored{hint}", name.escape_debug()));
     }
     (layer, warnings)
 }

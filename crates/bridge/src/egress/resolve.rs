@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
@@ -69,7 +69,7 @@ impl Resolve {
     /// If the configuration exists and cannot be read or used.
     pub(crate) fn from_file(resolv_conf: &Path) -> Result<Self, ResolverError> {
         let failed = |source: NetError| ResolverError { path: resolv_conf.to_owned(), source };
-        let (config, mut options) = match std::fs::read(resolv_conf) {
+        let (config, options) = match std::fs::read(resolv_conf) {
             Ok(text) => hickory_resolver::system_conf::parse_resolv_conf(text).map_err(failed)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::warn!("{}: not found: names resolve by the hosts file only", resolv_conf.display());
@@ -81,15 +81,18 @@ impl Resolve {
             tracing::warn!("hosts file: {error}: names resolve by name servers only");
             Hosts::default()
         });
+        Self::new(config, options, hosts).map_err(failed)
+    }
+
+    fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Hosts) -> Result<Self, NetError> {
+        // The hosts file is asked first and for both families, by `addresses`.
         options.use_hosts_file = ResolveHosts::Never;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.timeout = ONE_TRY;
         options.attempts = 2;
         options.cache_size = CACHED_NAMES;
         let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)
-            .build()
-            .map_err(failed)?;
+            .build()?;
         Ok(Self { resolver, hosts: std::sync::Arc::new(hosts) })
     }
 
@@ -158,5 +161,96 @@ fn classify(error: &NetError) -> Answer {
         },
         NetError::Timeout => Err(ResolveError::TimedOut),
         _ => Err(ResolveError::Server),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig};
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// A name server for one test: answers by the first label of the question.
+    async fn name_server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        enclave_bridge_net::Scope::root("test").spawn("name server", async move {
+            let mut buffer = [0; 512];
+            loop {
+                let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+                if let Some(answer) = answer(&buffer[..length]) {
+                    socket.send_to(&answer, from).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    /// The answer to one question, or silence.
+    fn answer(question: &[u8]) -> Option<Vec<u8>> {
+        let name_end = 12 + question[12..].iter().position(|b| *b == 0).unwrap() + 1;
+        let label = &question[13..13 + usize::from(question[12])];
+        let wants_v6 = question[name_end + 1] == 28;
+        let (code, data): (u8, Option<&[u8]>) = match (label.to_ascii_lowercase().as_slice(), wants_v6) {
+            (b"v4", false) | (b"halfmute", false) => (0, Some(&[192, 0, 2, 1])),
+            (b"v4", true) => (0, None),
+            (b"both", false) => (0, Some(&[192, 0, 2, 2])),
+            (b"both", true) => (0, Some(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2])),
+            (b"none", _) => (0, None),
+            (b"broken", _) => (2, None),
+            (b"mute" | b"halfmute", _) => return None,
+            _ => (3, None),
+        };
+        let mut out = question[..2].to_vec();
+        out.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+        out.extend(&question[12..name_end + 4]);
+        if let Some(data) = data {
+            out.extend([0xc0, 12, 0, question[name_end + 1], 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).unwrap()]);
+            out.extend(data);
+        }
+        Some(out)
+    }
+
+    async fn resolve() -> Resolve {
+        let server = name_server().await;
+        let mut connection = ConnectionConfig::new(ProtocolConfig::Udp);
+        connection.port = server.port();
+        let server = NameServerConfig::new(server.ip(), true, vec![connection]);
+        let mut hosts = Hosts::default();
+        hosts.read_hosts_conf(&b"192.0.2.77 in-hosts-file.example\n"[..]).unwrap();
+        Resolve::new(ResolverConfig::from_name_servers(vec![server]), ResolverOpts::default(), hosts).unwrap()
+    }
+
+    #[tokio::test]
+    async fn answers_and_their_absence_are_told_apart() {
+        let resolve = resolve().await;
+        let v4 = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+        assert_eq!(resolve.addresses("v4.example").await, Ok(vec![v4(1)]));
+        let mut both = resolve.addresses("both.example").await.unwrap();
+        both.sort();
+        assert_eq!(both, [v4(2), "2001:db8::2".parse().unwrap()]);
+        assert_eq!(resolve.addresses("in-hosts-file.example").await, Ok(vec![v4(77)]));
+        assert_eq!(resolve.addresses("none.example").await, Err(ResolveError::NotFound));
+        assert_eq!(resolve.addresses("no-such.example").await, Err(ResolveError::NotFound));
+        assert_eq!(resolve.addresses("broken.example").await, Err(ResolveError::Server));
+        assert_eq!(resolve.addresses(&"x".repeat(64)).await, Err(ResolveError::Malformed));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_mute_for_one_family_does_not_hide_the_other() {
+        let resolve = resolve().await;
+        assert_eq!(resolve.addresses("halfmute.example").await, Ok(vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))]));
+        let mute = tokio::time::timeout(Duration::from_millis(100), resolve.addresses("mute.example")).await;
+        assert!(mute.is_err(), "the limit for the whole is the caller's");
+    }
+
+    #[tokio::test]
+    async fn without_a_configuration_there_is_the_hosts_file() {
+        let resolve = Resolve::from_file(Path::new("/nonexistent/resolv.conf")).unwrap();
+        assert!(resolve.addresses("localhost").await.unwrap().iter().all(IpAddr::is_loopback));
+        assert!(resolve.addresses("elsewhere.example").await.is_err());
     }
 }

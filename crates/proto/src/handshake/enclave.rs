@@ -1,4 +1,7 @@
+//! The enclave's side of the handshake. What is asked for is decided by the caller.
+
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Instant;
 
 use super::{HandshakeError, HandshakeLimits, Phase, after};
@@ -18,7 +21,6 @@ use crate::{
 /// each other; after each the connection is to be closed.
 ///
 /// At most [`ENVIRONMENT_MAX_BYTES`] are held.
-#[derive(Debug)]
 pub struct Handshake {
     limits: HandshakeLimits,
     reader: LineReader,
@@ -26,6 +28,13 @@ pub struct Handshake {
     ack_written: bool,
     transmit: Option<Vec<u8>>,
     events: VecDeque<Event>,
+}
+
+impl fmt::Debug for Handshake {
+    /// Without what is read and written: the environment is among it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// What the enclave's side has to say.

@@ -1,4 +1,7 @@
+//! The host's side of the handshake. What is granted is decided by the caller.
+
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Instant;
 
 use super::{HandshakeError, HandshakeLimits, Phase, after, earlier};
@@ -16,7 +19,6 @@ use crate::{ACK, Announcement, LineProgress, LineReader, Nak, ParsedSettings, SE
 ///
 /// Always holds: settings are asked for at most once; nothing is acknowledged that was not granted; bytes after the
 /// settings line are ignored, and so is an end of input after it. At most [`SETTINGS_MAX_BYTES`] are held.
-#[derive(Debug)]
 pub struct Handshake {
     limits: HandshakeLimits,
     offered: Announcement,
@@ -26,6 +28,13 @@ pub struct Handshake {
     state: State,
     transmit: Option<Vec<u8>>,
     events: VecDeque<Event>,
+}
+
+impl fmt::Debug for Handshake {
+    /// Without what is read and written: the environment is among it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// What the host's side has to say.
@@ -84,8 +93,7 @@ impl Handshake {
 
     /// Bytes from the enclave.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
-        let listening = matches!(self.state, State::SendingEnvironment { .. } | State::ReadingSettings { .. });
-        if !listening || self.settings_whole {
+        if !matches!(self.state, State::SendingEnvironment { .. } | State::ReadingSettings { .. }) {
             return;
         }
         match self.settings.push(bytes) {

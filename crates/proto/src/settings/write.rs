@@ -57,38 +57,43 @@ struct Client {
 
 pub(super) fn encode_line(settings: &Settings) -> Vec<u8> {
     let more = settings.protocol == Protocol::V1_1;
-    let server = |server: &'_ ServerRequest| Server {
-        enclave_cid: server.enclave_cid,
-        enclave_listen_port: server.enclave_listen_port,
-        bridge_tcp_port: server.bridge_tcp_port,
-        proxy_protocol: (more && server.proxy_v2).then_some("v2"),
-        server_names: &[],
-        bind_address: server.bind_address.filter(|_| more).map(|address| address.to_string()),
-        framed: (more && server.framed).then_some(true),
-    };
-    let client = |client: &ClientRequest| Client {
-        enclave_dial_port: client.enclave_dial_port,
-        request_timeout: nanoseconds(client.request_timeout),
-        framed: (more && client.framed).then_some(true),
-    };
-    let mut servers: Vec<Server<'_>> = settings.servers.iter().map(server).collect();
-    if more {
-        for (to, from) in servers.iter_mut().zip(&settings.servers) {
-            to.server_names = &from.server_names;
-        }
-    }
     let document = Document {
         app_name: &settings.app_name,
         protocol: more.then_some("1.1"),
         watchdog: Watchdog { enclave_id: settings.id.to_string(), interval: nanoseconds(settings.interval) },
         logger: Logger { level: settings.log_level.map_or("", |level| level.as_str()) },
-        servers,
-        clients: settings.clients.iter().map(client).collect(),
+        servers: settings.servers.iter().map(|server| Server::of(server, more)).collect(),
+        clients: settings.clients.iter().map(|client| Client::of(client, more)).collect(),
     };
     // Writing plain structs of texts and numbers into memory cannot fail.
     let mut line = serde_json::to_vec(&document).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+impl<'a> Server<'a> {
+    /// With `more`, the keys of 1.1 that are not at their defaults too.
+    fn of(server: &'a ServerRequest, more: bool) -> Self {
+        Self {
+            enclave_cid: server.enclave_cid,
+            enclave_listen_port: server.enclave_listen_port,
+            bridge_tcp_port: server.bridge_tcp_port,
+            proxy_protocol: (more && server.proxy_v2).then_some("v2"),
+            server_names: if more { &server.server_names } else { &[] },
+            bind_address: server.bind_address.filter(|_| more).map(|address| address.to_string()),
+            framed: (more && server.framed).then_some(true),
+        }
+    }
+}
+
+impl Client {
+    fn of(client: &ClientRequest, more: bool) -> Self {
+        Self {
+            enclave_dial_port: client.enclave_dial_port,
+            request_timeout: nanoseconds(client.request_timeout),
+            framed: (more && client.framed).then_some(true),
+        }
+    }
 }
 
 /// As the wire counts; what does not fit a signed 64-bit number (292 years) becomes the largest one.

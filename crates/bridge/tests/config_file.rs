@@ -1,0 +1,166 @@
+//! Configuration files, good and bad, with the messages that they get.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its setup too")]
+
+mod config_common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config_common::{errors, file, parse, parse_with, run};
+use enclave_bridge::config::{Command, EndpointConfig, FILE_MAX_BYTES, LogFormat, OnLoss, check_report};
+use enclave_bridge_policy::PortRanges;
+
+fn samples(which: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config_samples").join(which)
+}
+
+#[test]
+fn bad_samples_tell_every_error_with_its_line() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(samples("bad")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(expected) = std::fs::read_to_string(path.with_extension("errors")) else { continue };
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let path = path.to_str().unwrap();
+            let (text, code) = errors(&["--config", path], &[]);
+            assert_eq!(text.replace(path, "FILE"), expected.trim_end(), "{path}");
+            assert_eq!(code, 78);
+            let (checked, code) = errors(&["check", path], &[]);
+            assert_eq!((checked, code), (text, 78));
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn syntax_errors_have_line_and_column() {
+    let path = samples("bad/syntax.toml");
+    let (text, code) = errors(&["--config", path.to_str().unwrap()], &[]);
+    // The words are the parser's, the places are ours.
+    let text = text.replace(path.to_str().unwrap(), "FILE");
+    assert!(text.starts_with("FILE:1:24: ") && text.contains("\nFILE:2:13: "), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("FILE:")), "{text}");
+    assert_eq!(code, 78);
+
+    let path = samples("bad/duplicate.toml");
+    let (text, _) = errors(&["--config", path.to_str().unwrap()], &[]);
+    assert_eq!(text.replace(path.to_str().unwrap(), "FILE"), "FILE:3:1: duplicate key");
+}
+
+#[test]
+fn good_samples() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(samples("good")).unwrap() {
+        let path = entry.unwrap().path();
+        let checked = parse(&["check", path.to_str().unwrap()], &[]);
+        let Ok(Command::Check { file }) = checked else { panic!("{}: {checked:?}", path.display()) };
+        assert_eq!(check_report(&file), format!("{}: ok", path.display()));
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+}
+
+#[test]
+fn every_key_of_the_file_arrives() {
+    let (config, source) = run(&["--config", samples("good/full.toml").to_str().unwrap()], &[]);
+    assert_eq!(source.file(), samples("good/full.toml"));
+    assert_eq!(config.endpoints, [EndpointConfig::Hybrid { uds_path: PathBuf::from("/run/guest/vsock.sock") }]);
+    assert_eq!((config.init_port, config.log_port), (6000, 6001));
+    assert_eq!(config.monitor.to_string(), "[::1]:9999");
+    assert_eq!(config.ingress_address.to_string(), "127.0.0.1");
+    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
+    let rules = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    assert_eq!(
+        config.egress,
+        enclave_bridge_policy::EgressPolicy::new(
+            rules(&["api.example.org:443", "*.s3.example.org:443", "10.20.0.0/16:5432"]),
+            rules(&["10.20.0.1", "[2001:db8::/32]:443"]),
+        )
+    );
+    assert!(config.env.allows("APP_X") && config.env.allows("TZ"));
+    assert!(!config.env.allows("APP_SECRET") && !config.env.allows("HOME"));
+    assert_eq!(config.allow_cids, Some(vec![16, 17]));
+    assert!(config.strict);
+    assert_eq!((config.log_format, config.on_loss), (LogFormat::Json, OnLoss::Exit));
+    assert_eq!(config.log_level.as_str(), "warn,enclave_bridge::egress=debug");
+    assert_eq!(config.drain_timeout, Duration::from_secs(90));
+    assert_eq!(config.idle_timeout, Duration::from_secs(7200));
+    assert_eq!(config.linger_timeout, Duration::from_millis(500));
+    assert_eq!(config.max_streams, 2000);
+    assert_eq!(config.resolv_conf, PathBuf::from("/run/resolv.conf"));
+}
+
+#[test]
+fn lists_in_the_file_replace_the_defaults() {
+    let (config, _) = run(&["--config", samples("good/empty_lists.toml").to_str().unwrap()], &[]);
+    assert_eq!(config.egress, enclave_bridge_policy::EgressPolicy::default());
+    assert!(!config.env.allows("HOME"));
+    assert_eq!(config.allow_cids, Some(vec![]));
+    assert_eq!(config.ingress_ports, PortRanges::none());
+    let (config, _) = run(&["--config", samples("good/ports_as_list.toml").to_str().unwrap()], &[]);
+    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
+}
+
+#[test]
+fn a_named_file_must_exist_and_the_default_one_need_not() {
+    let missing = "/nonexistent/named.toml";
+    let message = format!("{missing}: cannot be read: no such file or directory");
+    assert_eq!(errors(&["--config", missing], &[]), (message.clone(), 78));
+    assert_eq!(errors(&["check", missing], &[]), (message.clone(), 78));
+    assert_eq!(errors(&[], &[("ENCLAVE_BRIDGE_CONFIG", missing)]), (message, 78));
+    assert_eq!(run(&[], &[("ENCLAVE_BRIDGE_CONFIG", "")]).0.init_port, 5000);
+
+    let directory = tempfile::tempdir().unwrap();
+    let default = file(&directory, "init_port = 7000\n");
+    match parse_with(&[], &[], default.as_ref()) {
+        Ok(Command::Run(config, _)) => assert_eq!(config.init_port, 7000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn files_that_are_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, "init_port = 7000\n");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let message = format!("{path}: everyone may write to it (mode 666); take that away with: chmod o-w");
+    assert_eq!(errors(&["--config", &path], &[]), (message, 78));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+
+    std::fs::write(&path, b"# caf\xc3\xa9\n# caf\xe9\n").unwrap();
+    assert_eq!(errors(&["--config", &path], &[]), (format!("{path}: is not UTF-8 (line 2)"), 78));
+
+    let large = format!("#{}\n", "x".repeat(usize::try_from(FILE_MAX_BYTES).unwrap()));
+    std::fs::write(&path, large).unwrap();
+    assert_eq!(errors(&["--config", &path], &[]), (format!("{path}: is larger than 1048576 bytes"), 78));
+
+    let directory = directory.path().to_str().unwrap();
+    assert_eq!(errors(&["--config", directory], &[]), (format!("{directory}: is not a regular file"), 78));
+}
+
+#[test]
+fn a_file_at_the_limit_and_with_a_mark_of_byte_order_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let head = "init_port = 7000\n#";
+    let rest = "x".repeat(usize::try_from(FILE_MAX_BYTES).unwrap() - head.len());
+    let path = file(&directory, &format!("{head}{rest}"));
+    assert_eq!(run(&["--config", &path], &[]).0.init_port, 7000);
+    let path = file(&directory, "\u{feff}init_port = 7001\r\n");
+    assert_eq!(run(&["--config", &path], &[]).0.init_port, 7001);
+}
+
+#[test]
+fn control_characters_of_a_key_do_not_reach_the_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, "\"\\u001b[2J\" = 1\n");
+    assert_eq!(errors(&["--config", &path], &[]), (format!("{path}:1: \\u{{1b}}[2J: unknown key"), 78));
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_no_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, &format!("egress_allow = {}", "[".repeat(100_000)));
+    assert_eq!(errors(&["--config", &path], &[]).1, 78);
+}
