@@ -1,2 +1,68 @@
-//! The checks and chores of the project.
-fn main() {}
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `measure`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod ci;
+mod engine;
+mod image;
+mod run;
+mod tally;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  ci                            everything that must hold, and how much of it was tried
+  tidy                          documents and tree agree with the code
+  image                         the container image is built from a static binary, run and ended
+  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["ci"] => ci::run(),
+        ["tidy"] => match tidy::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(errors) => {
+                eprintln!("{errors}");
+                ExitCode::FAILURE
+            }
+        },
+        ["image"] => match image::test() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(image::NotTested::Skipped(reason)) => {
+                eprintln!("skipped: {reason}");
+                ExitCode::SUCCESS
+            }
+            Err(image::NotTested::Failed(reason)) => {
+                eprintln!("failed: {reason}");
+                ExitCode::FAILURE
+            }
+        },
+        ["measure", rest @ ..] if !rest.is_empty() => measure(rest),
+        _ => {
+            eprint!("{USAGE}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// Release builds of the programs and of the measuring program, side by side, then the measurement.
+fn measure(arguments: &[&str]) -> ExitCode {
+    let build =
+        run::cargo(["build", "--release", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
+    let measuring =
+        run::cargo(["run", "--release", "--quiet", "--package", "enclave-bridge-e2e", "--bin", "measure", "--"])
+            .args(arguments)
+            .to_owned();
+    for command in [build, measuring] {
+        if let Err(error) = command.run() {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -243,7 +243,7 @@ impl App {
         if timeout(self.limits.cut, self.scope.join()).await.is_err() {
             error!("{} tasks did not end in time", self.scope.tasks());
         }
-        self.log_sink.output().finish(self.limits.cut);
+        self.log_sink.output().finish(self.limits.log_stall);
         if at_once {
             Ending::AtOnce
         } else if self.failed.load(Ordering::Relaxed) {

@@ -5,7 +5,7 @@
 //! daemon goes on.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ pub(crate) struct Session {
     last_beat: Mutex<Instant>,
     beat_connections: Mutex<Vec<(u64, CancellationToken)>>,
     next_connection: AtomicU64,
+    ending: AtomicBool,
 }
 
 /// What the settings of a session have bound.
@@ -82,6 +83,7 @@ pub(crate) async fn establish(
         last_beat: Mutex::new(now),
         beat_connections: Mutex::default(),
         next_connection: AtomicU64::new(0),
+        ending: AtomicBool::new(false),
     });
     session.serve(app, endpoint, bound);
     slot.put(Arc::clone(&session));
@@ -155,16 +157,18 @@ impl Session {
         self.grant.servers().iter().map(|server| server.listen)
     }
 
-    /// Ends the session: listeners closed, streams reset, ports free when this returns. Doing it again does nothing.
+    /// Ends the session: listeners closed, streams reset, ports free when this returns, whoever else is ending it too.
+    /// The first reason counts.
     pub(crate) async fn end(self: &Arc<Self>, app: &App, reason: SessionEnd) {
-        if self.scope.is_cancelled() {
-            return;
-        }
+        let first = !self.ending.swap(true, Ordering::AcqRel);
         self.scope.cancel();
         if timeout(app.limits.session_end, self.scope.join()).await.is_err() {
             error!("session of {}: {} tasks did not end in time", self.peer, self.scope.tasks());
         }
         app.sessions.forget(self);
+        if !first {
+            return;
+        }
         app.metrics.sessions_ended.count(reason);
         info!("session of {}: ended: {}", self.peer, metrics::Label::text(reason));
     }

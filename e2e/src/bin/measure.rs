@@ -1,0 +1,122 @@
+//! Figures for the documents, taken from the real programs: `cargo xtask measure idle|ready|restart|sigterm`.
+//!
+//! What is printed was measured on the machine that prints it; nothing here asserts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a program of the tests: what does not hold is a failed measurement"
+)]
+
+use enclave_bridge_e2e::bridge::Bridge;
+use enclave_bridge_e2e::enclave::SimpleEnclave;
+use enclave_bridge_e2e::v1::{Enclave, Settings, handshake};
+use enclave_bridge_e2e::wait::{self, SOON};
+use enclave_bridge_e2e::{ports, tunnels};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const CALM: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |default: usize| arguments.get(1).map_or(default, |number| number.parse().expect("a number"));
+    match arguments.first().map(String::as_str) {
+        Some("idle") => idle(number(10_000)),
+        Some("ready") => ready(number(1000)),
+        Some("restart") => restart(number(50)),
+        Some("sigterm") => sigterm(number(20)),
+        _ => {
+            println!("usage: measure idle|ready|restart|sigterm [NUMBER]");
+            return ExitCode::from(64);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Resident memory of the bridge per idle ingress connection.
+fn idle(connections: usize) {
+    // Two descriptors each here, and two in the bridge, which inherits the limit.
+    let wanted = connections as u64 * 2 + 1000;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
+    setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard.max(wanted)), hard.max(wanted))
+        .unwrap_or_else(|error| panic!("{wanted} descriptors, hard limit {hard}: {error}"));
+    let bridge = Bridge::builder().arguments(["--max-streams", "100000"]).start();
+    let port = ports::free();
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let keep = held.clone();
+    let settings = Settings::new(CALM).server(5001, port);
+    let _enclave = Enclave::start_with(&bridge.meeting, &settings, |guest| {
+        guest.hand_over(5001, move |wire| keep.lock().expect("no panic").push(wire));
+    });
+    // One connection first, so that what is made once is not counted.
+    let first = tunnels::tcp(Bridge::tcp(port));
+    wait::until("the first connection", SOON, || held.lock().expect("no panic").len() == 1);
+    let (memory, descriptors) = (bridge.resident_kib(), bridge.descriptors());
+    let start = Instant::now();
+    let clients: Vec<_> = (0..connections).map(|_| tunnels::tcp(Bridge::tcp(port))).collect();
+    wait::until("every connection at the enclave", CALM * 4, || {
+        held.lock().expect("no panic").len() == connections + 1
+    });
+    let took = start.elapsed();
+    let grown = bridge.resident_kib().saturating_sub(memory);
+    println!("{connections} idle connections in {took:?}: {memory} KiB before, {grown} KiB more");
+    println!("{:.2} KiB of resident memory per idle connection", grown as f64 / connections as f64);
+    let busy = bridge.processor_time();
+    std::thread::sleep(Duration::from_secs(10));
+    println!("{:?} of processor time in 10 s of idleness", bridge.processor_time() - busy);
+    drop(clients);
+    let start = Instant::now();
+    held.lock().expect("no panic").truncate(1);
+    wait::until("the descriptors of before", CALM, || bridge.descriptors() <= descriptors);
+    println!("descriptors back after {:?}; {} KiB resident then", start.elapsed(), bridge.resident_kib());
+    drop(first);
+}
+
+/// From the first byte of a handshake to its ACK.
+fn ready(rounds: usize) {
+    let bridge = Bridge::builder().start();
+    let port = ports::free();
+    let times = (0..rounds).map(|_| {
+        let settings = Settings::new(CALM).server(5001, port).client(5002);
+        let start = Instant::now();
+        handshake(&bridge.meeting, &settings.json()).expect("a handshake");
+        start.elapsed()
+    });
+    report("handshake, each replacing the session before", times.collect());
+}
+
+/// From the bridge's return to the first answer of the enclave that outlived it.
+fn restart(rounds: usize) {
+    let mut bridge = Bridge::builder().start();
+    let mut enclave = SimpleEnclave::start(&bridge.meeting, &[]);
+    let times = (0..rounds).map(|round| {
+        bridge.kill();
+        std::thread::sleep(Duration::from_millis(20 * (round as u64 % 50)));
+        bridge = Bridge::builder().in_folder_of(&bridge).start();
+        let start = Instant::now();
+        enclave.wait_answers(CALM);
+        start.elapsed()
+    });
+    report("bridge killed and started again, until the enclave answers", times.collect());
+}
+
+/// From SIGTERM to the end of a bridge that waits.
+fn sigterm(rounds: usize) {
+    let times = (0..rounds).map(|_| Bridge::builder().start().end_with(Signal::SIGTERM, CALM).1);
+    report("SIGTERM to exit, waiting", times.collect());
+}
+
+fn report(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |share: usize| {
+        times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+    };
+    println!("{what}: {} times, median {:?}, 99 of 100 within {:?}, worst {:?}", times.len(), at(50), at(99), at(100));
+}

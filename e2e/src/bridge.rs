@@ -1,0 +1,253 @@
+//! The bridge under test: the real program in a folder of its own, with a monitoring port of its own.
+
+use crate::http;
+use crate::ports;
+use crate::process::{Output, Process};
+use crate::tunnels;
+use crate::v1::{Enclave, INIT_PORT, LOG_PORT, Settings};
+use crate::wait::{self, SOON};
+use crate::wire::{Endpoint, Meeting};
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// The programs under test, built once per test process unless the environment names them.
+#[derive(Debug)]
+pub struct Programs {
+    /// `enclave-bridge`.
+    pub bridge: PathBuf,
+    /// `simple-enclave`.
+    pub simple_enclave: PathBuf,
+}
+
+/// `ENCLAVE_BRIDGE_BIN` and `SIMPLE_ENCLAVE_BIN` where both are set; else cargo builds both beside the test.
+#[must_use]
+pub fn programs() -> &'static Programs {
+    static BUILT: OnceLock<Programs> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which programs to test is told to the tests, not to the product"
+        )]
+        let named = |key: &str| std::env::var_os(key).map(PathBuf::from);
+        if let (Some(bridge), Some(simple_enclave)) = (named("ENCLAVE_BRIDGE_BIN"), named("SIMPLE_ENCLAVE_BIN")) {
+            return Programs { bridge, simple_enclave };
+        }
+        let own = std::env::current_exe().expect("the test's own path");
+        // target/<profile>/deps/<test>, or target/<profile>/<program>
+        let folder = own
+            .parent()
+            .map(|folder| if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder });
+        let folder = folder.expect("a target folder");
+        let target = folder.parent().expect("a target folder has a parent");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
+        cargo.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml"));
+        cargo.arg("--target-dir").arg(target);
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("run cargo").success(), "cargo build of the programs under test");
+        Programs { bridge: folder.join("enclave-bridge"), simple_enclave: folder.join("simple-enclave") }
+    })
+}
+
+/// What a bridge is started with.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    endpoint: Endpoint,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    output: Output,
+    descriptor_limit: Option<u32>,
+    folder: Option<Arc<TempDir>>,
+    monitor: Option<SocketAddr>,
+}
+
+impl Builder {
+    /// A bridge that is told nothing but where to meet its enclave and where to be monitored.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Builder {
+        Builder {
+            endpoint,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            output: Output::Kept,
+            descriptor_limit: None,
+            folder: None,
+            monitor: None,
+        }
+    }
+
+    /// Adds arguments of `run`.
+    #[must_use]
+    pub fn arguments<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Builder {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Allows 127.0.0.0/8 as an egress target: the tests' servers live there, and the default is closed.
+    #[must_use]
+    pub fn loopback_egress(self) -> Builder {
+        self.arguments(["--egress-allow", "127.0.0.0/8"])
+    }
+
+    /// Sets a variable of the bridge's environment, which is otherwise nearly empty.
+    #[must_use]
+    pub fn variable(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Builder {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// Where its standard output goes.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Builder {
+        self.output = output;
+        self
+    }
+
+    /// The hard and the soft limit of open descriptors.
+    #[must_use]
+    pub fn descriptor_limit(mut self, limit: u32) -> Builder {
+        self.descriptor_limit = Some(limit);
+        self
+    }
+
+    /// Uses the folder of an earlier bridge, so that an enclave finds the new one at the old place.
+    #[must_use]
+    pub fn in_folder_of(mut self, earlier: &Bridge) -> Builder {
+        self.folder = Some(earlier.folder.clone());
+        self.monitor = Some(earlier.monitor);
+        self
+    }
+
+    /// Starts it and waits until it listens everywhere.
+    #[must_use]
+    pub fn start(self) -> Bridge {
+        let mut bridge = self.launch();
+        wait::until("the bridge's monitoring and its sockets", SOON, || {
+            bridge.process.assert_alive();
+            bridge.meeting.host_socket(INIT_PORT).exists()
+                && bridge.meeting.host_socket(LOG_PORT).exists()
+                && http::get(bridge.monitor, "/health/live").is_ok_and(|answer| answer.status == 200)
+        });
+        bridge
+    }
+
+    /// Starts it and waits for nothing.
+    #[must_use]
+    pub fn launch(self) -> Bridge {
+        let folder = self.folder.unwrap_or_else(|| {
+            // A short path: a Unix address holds 108 bytes.
+            Arc::new(tempfile::Builder::new().prefix("eb-").tempdir().expect("a temporary folder"))
+        });
+        let monitor = self.monitor.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free())));
+        let meeting = Meeting::new(self.endpoint, folder.path());
+        let mut command = match self.descriptor_limit {
+            None => Command::new(&programs().bridge),
+            Some(limit) => {
+                // The shell's own limit holds for what it becomes; its process id stays.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(&programs().bridge);
+                shell
+            }
+        };
+        command.arg("run").args(meeting.bridge_arguments()).arg("--monitor").arg(monitor.to_string());
+        command.args(&self.arguments).current_dir(folder.path());
+        command.env_clear().envs(self.environment);
+        let process = Process::start(command, "enclave-bridge", self.output);
+        Bridge { process, meeting, monitor, folder }
+    }
+}
+
+/// A running bridge.
+#[derive(Debug)]
+pub struct Bridge {
+    process: Process,
+    /// Where it meets its enclave.
+    pub meeting: Meeting,
+    /// Its monitoring.
+    pub monitor: SocketAddr,
+    folder: Arc<TempDir>,
+}
+
+impl Bridge {
+    /// A bridge over the endpoint under test, told nothing more.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::new(Endpoint::under_test())
+    }
+
+    /// Fails unless this very process still serves: a version-1 enclave shakes hands, and a stream through it echoes.
+    pub fn assert_serves(&mut self) {
+        self.process.assert_alive();
+        let port = ports::free();
+        let settings = Settings::new(Duration::from_secs(30)).server(5001, port);
+        let _enclave = Enclave::echo(&self.meeting, &settings, 5001);
+        let mut stream = tunnels::tcp(Bridge::tcp(port));
+        let heard = tunnels::speak_then_listen(&mut stream, 1, 1000).expect("a stream through a bridge that serves");
+        assert_eq!(heard, tunnels::Heard::pattern(1, 1000));
+        self.process.assert_alive();
+    }
+
+    /// Its working folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The status of `/health/ready`.
+    #[must_use]
+    pub fn ready_status(&self) -> u16 {
+        http::get(self.monitor, "/health/ready").map_or(0, |answer| answer.status)
+    }
+
+    /// Waits until `/health/ready` says so.
+    pub fn wait_ready(&self) {
+        wait::until("a ready session", SOON, || self.ready_status() == 200);
+    }
+
+    /// The text of `/metrics`.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        http::get(self.monitor, "/metrics").expect("metrics").text()
+    }
+
+    /// The sum over all labels of a metric, by its whole name; `None` where it is not exposed.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.metrics();
+        let samples = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let series = series.split('{').next()?;
+            (series == name).then(|| value.parse::<f64>().ok()).flatten()
+        });
+        let values: Vec<f64> = samples.collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// A TCP address of the host, on loopback.
+    #[must_use]
+    pub fn tcp(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+}
+
+impl Deref for Bridge {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Bridge {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}

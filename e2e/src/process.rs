@@ -1,0 +1,206 @@
+//! A program under test: started, listened to, signalled by its id, looked at through `/proc`, and gone when dropped.
+
+use crate::wait;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use std::io::{PipeReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What is kept of one output. More is read and counted, not kept: no test looks further.
+const KEPT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Where a program's standard output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Read and kept.
+    Kept,
+    /// Into a pipe that nobody reads until [`Process::take_held_stdout`].
+    Held,
+    /// Into a pipe whose reading end is closed.
+    Closed,
+}
+
+/// What a program wrote so far.
+#[derive(Debug, Clone, Default)]
+pub struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    /// As text, whatever it is.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    /// As it came.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().expect("the reader does not panic").clone()
+    }
+
+    /// Waits for a line that contains `needle`, and gives it.
+    #[must_use]
+    pub fn wait_for_line(&self, needle: &str, within: Duration) -> String {
+        wait::until_some(&format!("a line with {needle:?}"), within, || {
+            self.text().lines().find(|line| line.contains(needle)).map(str::to_owned)
+        })
+    }
+
+    fn follow(mut from: impl Read + Send + 'static) -> Written {
+        let written = Written::default();
+        let into = written.clone();
+        std::thread::spawn(move || {
+            let mut scratch = vec![0; 64 * 1024];
+            while let Ok(n) = from.read(&mut scratch) {
+                if n == 0 {
+                    return;
+                }
+                let mut kept = into.0.lock().expect("no reader panics");
+                let room = KEPT_BYTES - kept.len();
+                kept.extend_from_slice(&scratch[..n.min(room)]);
+            }
+        });
+        written
+    }
+}
+
+/// A running program.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+    /// Its standard output, when it is kept.
+    pub stdout: Written,
+    /// Its standard error.
+    pub stderr: Written,
+    held: Option<PipeReader>,
+    exited: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command`; its standard error is kept, its standard input empty.
+    #[must_use]
+    pub fn start(mut command: Command, name: &str, output: Output) -> Process {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let (error_reader, error_writer) = std::io::pipe().expect("a pipe");
+        command.stdin(Stdio::null()).stdout(writer).stderr(error_writer);
+        let child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
+        // The command holds the writing ends; without them gone no reader would ever see an end.
+        drop(command);
+        let (stdout, held) = match output {
+            Output::Kept => (Written::follow(reader), None),
+            Output::Held => (Written::default(), Some(reader)),
+            Output::Closed => (Written::default(), None),
+        };
+        Process { child, name: name.to_owned(), stdout, stderr: Written::follow(error_reader), held, exited: None }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From now on the held standard output is read.
+    pub fn take_held_stdout(&mut self) -> Written {
+        self.stdout = Written::follow(self.held.take().expect("started with Output::Held"));
+        self.stdout.clone()
+    }
+
+    /// Closes the reading end of the held standard output.
+    pub fn close_held_stdout(&mut self) {
+        drop(self.held.take().expect("started with Output::Held"));
+    }
+
+    /// Sends `signal` to this process only.
+    pub fn signal(&self, signal: Signal) {
+        assert!(self.exited.is_none(), "{} has ended: its id may be another's", self.name);
+        signal::kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("signal a child that was not reaped");
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.exited.is_none() {
+            self.exited = self.child.try_wait().expect("wait for a child");
+        }
+        self.exited
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, within: Duration) -> ExitStatus {
+        let what = format!("the end of {} (its last words: {})", self.name, tail(&self.stderr.text()));
+        wait::until_some(&what, within, || self.ended())
+    }
+
+    /// Signals, waits, and gives the exit code and how long it took.
+    pub fn end_with(&mut self, signal: Signal, within: Duration) -> (Option<i32>, Duration) {
+        let start = Instant::now();
+        self.signal(signal);
+        let status = self.wait(within);
+        (status.code(), start.elapsed())
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGKILL);
+            self.wait(wait::SOON);
+        }
+    }
+
+    /// Fails the test unless it is running.
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.ended() {
+            panic!("{} ended with {status}: {}", self.name, tail(&self.stderr.text()));
+        }
+    }
+
+    /// Resident memory in KiB.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmRSS in kB")
+    }
+
+    /// Open descriptors.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs").count()
+    }
+
+    /// Processor time used so far, user and system.
+    #[must_use]
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process runs");
+        // Fields follow the last parenthesis, since the name may hold anything; utime and stime are the 14th and 15th.
+        let after = stat.rsplit(')').next().expect("a stat line");
+        let fields: Vec<&str> = after.split_ascii_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        // USER_HZ is 100 on every Linux architecture that Rust builds for.
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln_of_a_failure(&self.name, &self.stderr.text());
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the words of the program under test, beside the failure they explain")]
+fn eprintln_of_a_failure(name: &str, stderr: &str) {
+    eprintln!("--- last words of {name} ---\n{}\n---", tail(stderr));
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
