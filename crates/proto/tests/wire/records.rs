@@ -41,7 +41,8 @@ fn records_are_the_bytes_of_the_description() {
 
 #[test]
 fn ends_and_failures() {
-    let cases: &[(&[u8], &[u8], bool, Option<RecordError>)] = &[
+    type Case = (&'static [u8], &'static [u8], bool, Option<RecordError>);
+    let cases: &[Case] = &[
         (b"\0\0", b"", true, None),
         (b"\x02\0ab\0\0", b"ab", true, None),
         (b"", b"", false, Some(RecordError::Truncated)),
