@@ -164,7 +164,10 @@ fn a_reset_of_the_tcp_peer_is_one_for_the_enclave() {
 #[test]
 fn the_bridges_death_is_no_end_for_the_enclave() {
     let mut pair = Pair::start();
-    let (tcp, mut enclave) = pair.ingress();
+    let (mut tcp, mut enclave) = pair.ingress();
+    // The relay runs: the bridge has read all that it was sent.
+    tcp.write_all(b"x").unwrap();
+    enclave.read_exact(&mut [0]).unwrap();
     pair.bridge.kill();
     assert_eq!(tunnels::read_out(&mut enclave), (0, Some(ErrorKind::UnexpectedEof)));
     drop(tcp);
