@@ -4,9 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use enclave_bridge_net::{Meter, Stream, StreamKind};
+use enclave_bridge_net::{Leg, Meter, RelayStream as _, Stream, StreamKind};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 /// Far above anything a passing test takes.
@@ -14,9 +14,27 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) const KINDS: [StreamKind; 2] = [StreamKind::Tcp, StreamKind::Unix];
 
-/// Every pair of kinds.
-pub(crate) fn pairs() -> Vec<(StreamKind, StreamKind)> {
-    KINDS.iter().flat_map(|a| KINDS.iter().map(|b| (*a, *b))).collect()
+/// A kind of socket, and what its bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    Tcp,
+    Unix,
+    /// A Unix socket in records.
+    Framed,
+}
+
+pub(crate) const FORMS: [Form; 3] = [Form::Tcp, Form::Unix, Form::Framed];
+
+/// Every pair of forms.
+pub(crate) fn pairs() -> Vec<(Form, Form)> {
+    FORMS.iter().flat_map(|a| FORMS.iter().map(|b| (*a, *b))).collect()
+}
+
+/// The peer's end and the relay's end of one connection.
+pub(crate) async fn legs(form: Form) -> (Leg<Stream>, Leg<Stream>) {
+    let kind = if form == Form::Tcp { StreamKind::Tcp } else { StreamKind::Unix };
+    let (peer, ours) = connected(kind).await;
+    (Leg::new(peer, form == Form::Framed), Leg::new(ours, form == Form::Framed))
 }
 
 /// The peer's end and the relay's end of one connection.
@@ -70,7 +88,7 @@ impl Seen {
     }
 }
 
-pub(crate) async fn drain(stream: &mut Stream) -> Seen {
+pub(crate) async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Seen {
     let mut hash = Sha256::new();
     let mut len = 0;
     let mut buffer = vec![0; 256 * 1024];
@@ -88,7 +106,7 @@ pub(crate) async fn drain(stream: &mut Stream) -> Seen {
 }
 
 /// Writes until the peer takes no more; the number of bytes written, or `None` if all went.
-pub(crate) async fn write_until_stalled(stream: &mut Stream, data: &[u8], meter: &Meter) -> usize {
+pub(crate) async fn write_until_stalled(stream: &mut Leg<Stream>, data: &[u8], meter: &Meter) -> usize {
     let mut written = 0;
     loop {
         let before = meter.a_to_b() + meter.b_to_a();
@@ -103,23 +121,26 @@ pub(crate) async fn write_until_stalled(stream: &mut Stream, data: &[u8], meter:
     }
 }
 
-/// Resets the connection: TCP with linger 0; a Unix socket by closing with unread bytes, which the caller has sent.
-pub(crate) fn reset(stream: Stream) {
-    stream.abort();
+/// Resets the connection: TCP with linger 0; a Unix socket by closing with unread bytes, which the caller has sent; a
+/// framed one by the record for it.
+pub(crate) fn reset(stream: Leg<Stream>) {
+    stream.arm_reset();
 }
 
 /// How an aborted connection must look: TCP peers see a reset; a Unix peer finds both directions closed (ECONNRESET
-/// where it had sent something that nobody read, else an end of stream and a refused write).
-pub(crate) async fn assert_torn(stream: &mut Stream, what: &str) {
+/// where it had sent something that nobody read, else an end of stream and a refused write); a framed peer a reset.
+pub(crate) async fn assert_torn(stream: &mut Leg<Stream>, what: &str) {
     let seen = drain(stream).await;
-    match stream.kind() {
-        StreamKind::Tcp => assert_eq!(seen.end, Err(io::ErrorKind::ConnectionReset), "{what}"),
-        StreamKind::Unix => {
+    match (stream.kind(), &stream) {
+        (StreamKind::Tcp, _) | (_, Leg::Framed(_)) => {
+            assert_eq!(seen.end, Err(io::ErrorKind::ConnectionReset), "{what}")
+        }
+        (StreamKind::Unix, Leg::Raw(_)) => {
             assert!(matches!(seen.end, Ok(()) | Err(io::ErrorKind::ConnectionReset)), "{what}: {seen:?}");
             let write = stream.write_all(b"x").await.map_err(|error| error.kind());
             assert_eq!(write, Err(io::ErrorKind::BrokenPipe), "{what}: still open for writing");
         }
-        StreamKind::Vsock => panic!("no AF_VSOCK in tests"),
+        (StreamKind::Vsock, _) => panic!("no AF_VSOCK in tests"),
     }
 }
 
