@@ -51,7 +51,8 @@ pub struct Limits {
     pub monitor_header: Duration,
     /// Descriptors kept away from streams: listeners, control and log connections, resolver sockets, monitoring.
     pub descriptors_reserved: usize,
-    /// Time for a replaced or lost session's tasks to end before its successor binds: they only close sockets.
+    /// Time for a replaced or lost session's tasks to end before its successor binds. They only close sockets, which takes
+    /// a millisecond; a machine that is short of processor time is given more rather than a refusal.
     pub session_end: Duration,
     /// Time for the streams that are cut at the end of a drain to reset their sockets.
     pub cut: Duration,
@@ -79,7 +80,7 @@ impl Default for Limits {
             monitor_connections: 64,
             monitor_header: Duration::from_secs(5),
             descriptors_reserved: 128,
-            session_end: Duration::from_secs(1),
+            session_end: Duration::from_secs(5),
             cut: Duration::from_millis(200),
         }
     }
