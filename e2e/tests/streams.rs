@@ -282,8 +282,7 @@ fn in_parallel(lane: impl Fn(u64) + Sync) {
 /// Until there is something to read, without reading it.
 fn wait_readable(wire: &Wire) {
     use nix::sys::socket::{MsgFlags, recv};
-    use std::os::fd::AsRawFd;
-    let Wire::Unix(socket) = wire;
+    use std::os::fd::{AsFd, AsRawFd};
     let mut byte = [0];
-    assert_eq!(recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK), Ok(1));
+    assert_eq!(recv(wire.as_fd().as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK), Ok(1));
 }

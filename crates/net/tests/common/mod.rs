@@ -8,15 +8,36 @@ use enclave_bridge_net::{Meter, Stream, StreamKind};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_LOCAL, VsockAddr, VsockListener, VsockStream};
 
 /// Far above anything a passing test takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) const KINDS: [StreamKind; 2] = [StreamKind::Tcp, StreamKind::Unix];
+/// Whether this is a guest of the lab, the only place where a test may open AF_VSOCK.
+fn in_the_lab() -> bool {
+    #[expect(clippy::disallowed_methods, reason = "set by a guest's init for the tests, not for the product")]
+    std::env::var_os("ENCLAVE_BRIDGE_LAB").is_some_and(|value| value == "1")
+}
 
-/// Every pair of kinds.
+/// Far more than any kernel holds. A guest's translated processor takes a second for each of these mebibytes.
+pub(crate) fn bulk_bytes() -> usize {
+    if in_the_lab() { 4 << 20 } else { 64 << 20 }
+}
+
+/// The kinds of socket that there are here.
+pub(crate) fn kinds() -> Vec<StreamKind> {
+    let mut kinds = vec![StreamKind::Tcp, StreamKind::Unix];
+    if in_the_lab() {
+        kinds.push(StreamKind::Vsock);
+    }
+    kinds
+}
+
+/// Every pair of kinds; in the lab those with AF_VSOCK in them, as the others are tried elsewhere and faster.
 pub(crate) fn pairs() -> Vec<(StreamKind, StreamKind)> {
-    KINDS.iter().flat_map(|a| KINDS.iter().map(|b| (*a, *b))).collect()
+    let kinds = kinds();
+    let all = kinds.iter().flat_map(|a| kinds.iter().map(|b| (*a, *b)));
+    all.filter(|(a, b)| !in_the_lab() || *a == StreamKind::Vsock || *b == StreamKind::Vsock).collect()
 }
 
 /// The peer's end and the relay's end of one connection.
@@ -34,7 +55,15 @@ pub(crate) async fn connected(kind: StreamKind) -> (Stream, Stream) {
             let (peer, ours) = UnixStream::pair().unwrap();
             (Stream::from_unix(peer), Stream::from_unix(ours))
         }
-        StreamKind::Vsock => panic!("no AF_VSOCK in tests"),
+        StreamKind::Vsock => {
+            assert!(in_the_lab(), "AF_VSOCK is opened in a guest only: cargo xtask lab");
+            // Any port that is free: -1 as a number of 32 bits.
+            let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, u32::MAX)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let peer = VsockStream::connect(VsockAddr::new(VMADDR_CID_LOCAL, port)).await.unwrap();
+            let (ours, _) = listener.accept().await.unwrap();
+            (Stream::from_vsock(peer), Stream::from_vsock(ours))
+        }
     }
 }
 
@@ -119,8 +148,19 @@ pub(crate) async fn assert_torn(stream: &mut Stream, what: &str) {
             let write = stream.write_all(b"x").await.map_err(|error| error.kind());
             assert_eq!(write, Err(io::ErrorKind::BrokenPipe), "{what}: still open for writing");
         }
-        StreamKind::Vsock => panic!("no AF_VSOCK in tests"),
+        StreamKind::Vsock => {
+            assert!(matches!(seen.end, Ok(()) | Err(io::ErrorKind::ConnectionReset)), "{what}: {seen:?}");
+            let write = stream.write_all(b"x").await.map_err(|error| error.kind());
+            let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::NotConnected];
+            assert!(write.is_err_and(|kind| closed.contains(&kind)), "{what}: still open for writing");
+        }
     }
+}
+
+/// Whether the death of a peer of this kind, with bytes of ours unread, can be told from an end. AF_VSOCK closes by ending
+/// both directions, whatever is unread.
+pub(crate) fn shows_resets(kind: StreamKind) -> bool {
+    kind != StreamKind::Vsock
 }
 
 /// Waits for a condition that another task brings about.
