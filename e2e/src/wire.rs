@@ -42,6 +42,15 @@ impl Endpoint {
             Some(other) => panic!("ENCLAVE_BRIDGE_E2E_ENDPOINT: no suite runs over {other:?}"),
         }
     }
+
+    /// The CID that an enclave says it has. Over AF_VSOCK it is compared with what the kernel says.
+    #[must_use]
+    pub fn enclave_cid(self) -> u32 {
+        match self {
+            Endpoint::Hybrid => 16,
+            Endpoint::Vsock => VMADDR_CID_LOCAL,
+        }
+    }
 }
 
 /// The place where one bridge and one enclave meet.

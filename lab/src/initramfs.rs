@@ -62,11 +62,12 @@ impl Initramfs {
     /// Where busybox or a program is not there, or the file cannot be written.
     pub fn build(kernel: &Kernel, programs: &[PathBuf], path: PathBuf) -> Result<Initramfs, LabError> {
         let mut archive = Archive::default();
-        for folder in ["bin", "dev", "modules"] {
+        for folder in ["bin", "dev", "etc", "modules"] {
             archive.entry(folder, DIRECTORY, (0, 0), &[]);
         }
         // The kernel opens it for init before anything is mounted.
         archive.entry("dev/console", DEVICE, (5, 1), &[]);
+        archive.entry("etc/hosts", PLAIN, (0, 0), b"127.0.0.1 localhost\n::1 localhost\n");
         archive.entry("init", PROGRAM, (0, 0), INIT.as_bytes());
         archive.entry("bin/busybox", PROGRAM, (0, 0), &read(&find("busybox")?)?);
         for (place, name) in MODULES.iter().enumerate() {

@@ -32,6 +32,21 @@ impl Kernel {
         self.folder.join("vmlinuz")
     }
 
+    /// One that was fetched before, by its folder.
+    #[must_use]
+    pub fn at(folder: PathBuf) -> Kernel {
+        let version = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let named = |series: &&(&str, &str)| version.starts_with(&format!("linux-image-{}.", series.0));
+        let series = SERIES.iter().find(named).map_or("", |(series, _)| series).to_owned();
+        Kernel { series, version, folder }
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The file of a module, packed or not; `None` where it is built in or not offered.
     #[must_use]
     pub fn module(&self, name: &str) -> Option<PathBuf> {

@@ -11,9 +11,11 @@ pub mod guest;
 pub mod initramfs;
 pub mod kernel;
 pub mod program;
+pub mod told;
 
 pub use device::Device;
 pub use error::LabError;
 pub use guest::{Boot, Ended, Guest};
 pub use initramfs::Initramfs;
 pub use kernel::Kernel;
+pub use told::Told;

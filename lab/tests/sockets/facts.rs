@@ -61,14 +61,14 @@ fn a_half_close_leaves_the_other_direction() {
         a.end_writing().unwrap();
         let mut heard = Vec::new();
         let end = b.read_to_end(&mut heard);
-        let sending = std::thread::spawn(move || io::copy(&mut Pattern::new(1, MIB), &mut b).map(|_| b));
+        let sending = std::thread::spawn(move || io::copy(&mut Pattern::new(1, MIB), &mut b));
         let back = hash_of(&mut a);
-        drop(sending.join().unwrap());
+        let sent = sending.join().unwrap();
         match back {
             Ok((hash, length)) if heard == b"last words" && length == MIB && hash == Pattern::hash(1, MIB) => {
                 "arrives whole".to_owned()
             }
-            back => format!("{}: {} heard, then {}", said(&end), heard.len(), said(&back)),
+            back => format!("{}, {}, {}", said(&end), said(&sent), said(&back)),
         }
     });
     assert_eq!(found, "arrives whole");

@@ -2,17 +2,34 @@
 
 use super::arguments::Mode;
 use super::build::Programs;
-use crate::run::{self, Line, cargo};
+use crate::run::cargo;
 use crate::tally::Tally;
 use enclave_bridge_lab::guest::Sink;
-use enclave_bridge_lab::{Boot, Initramfs, Kernel, LabError, device};
+use enclave_bridge_lab::{Boot, Device, Initramfs, Kernel, LabError, device, told};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A whole suite in one guest, translated on a loaded machine.
 const LOOPBACK_LIMIT: Duration = Duration::from_secs(8 * 60);
+
+/// Three tests, each of which boots a guest or two.
+const HYBRID_LIMIT: Duration = Duration::from_secs(8 * 60);
+
+/// One test between two guests.
+const PAIR_LIMIT: Duration = Duration::from_secs(4 * 60);
+
+/// Nitro's.
+const PARENT_CID: u32 = 3;
+
+/// The first that Nitro gives out.
+const ENCLAVE_CID: u32 = 16;
 
 /// Streams of hundreds of mebibytes, hundreds of processes: what a translated processor does not do in a sensible time.
 const TOO_MUCH_FOR_A_GUEST: &[&str] = &["slow_", "gibibyte", "thousand"];
@@ -37,9 +54,8 @@ impl Lab<'_> {
     pub(crate) fn run(&self, mode: Mode) -> Result<Outcome, LabError> {
         match mode {
             Mode::Loopback => self.loopback(),
-            Mode::Hybrid | Mode::Pair => {
-                Err(LabError::Missing { what: mode.to_string(), remedy: "not written yet".to_owned() })
-            }
+            Mode::Hybrid => self.hybrid(),
+            Mode::Pair => self.pair(),
         }
     }
 
@@ -79,9 +95,113 @@ impl Lab<'_> {
         Ok(Outcome { status: ended.status, tally: Tally::of(&output), output })
     }
 
+    /// The suite runs on this machine and boots guests itself.
+    fn hybrid(&self) -> Result<Outcome, LabError> {
+        let device = device_program(self.folder)?;
+        let work = self.work()?;
+        let initramfs = Initramfs::build(self.kernel, &self.programs.products, work.path().join("hybrid.base"))?;
+        let suite = self.programs.suite("hybrid").map_err(other)?;
+        let mut command = Command::new(suite);
+        command.args(["--ignored", "--nocapture", "--test-threads", "1"]).args(self.tests);
+        command.env("ENCLAVE_BRIDGE_BIN", self.programs.folder.join("enclave-bridge"));
+        command.env("SIMPLE_ENCLAVE_BIN", self.programs.folder.join("simple-enclave"));
+        command.env(told::KERNEL, self.kernel.folder()).env(told::INITRAMFS, initramfs.path());
+        command.env(told::DEVICE, device);
+        // Whatever it leaves when it is ended in the middle goes with this folder.
+        command.env("TMPDIR", work.path());
+        self.suite_on_this_machine(command)
+    }
+
+    /// Runs a suite in a process group of its own, which goes with everything in it when the lab is told to stop.
+    fn suite_on_this_machine(&self, mut command: Command) -> Result<Outcome, LabError> {
+        let failed = |error: std::io::Error| other(format!("the suite on this machine: {error}"));
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(failed)?).stderr(writer).process_group(0);
+        let mut suite = command.spawn().map_err(failed)?;
+        drop(command);
+        let (sink, kept) = shown();
+        let reading = std::thread::spawn(move || {
+            BufReader::new(reader)
+                .split(b'\n')
+                .map_while(Result::ok)
+                .for_each(|line| sink(&String::from_utf8_lossy(&line)));
+        });
+        let deadline = Instant::now() + HYBRID_LIMIT;
+        let status = loop {
+            if let Some(status) = suite.try_wait().map_err(failed)? {
+                break Ok(status);
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                break Err(LabError::Interrupted);
+            }
+            if Instant::now() > deadline {
+                break Err(other(format!("the suite on this machine: stopped after {} s", HYBRID_LIMIT.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        // The group outlives its first process where a suite has failed in the middle.
+        end_group(suite.id());
+        suite.wait().map_err(failed)?;
+        if reading.join().is_err() {
+            return Err(other("reading the suite's output".to_owned()));
+        }
+        let status = status?;
+        let output = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let status = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX);
+        Ok(Outcome { status, tally: Tally::of(&output), output })
+    }
+
+    /// Two guests at one device. The enclave boots first: packets for a guest that is not there yet can stall the device.
+    fn pair(&self) -> Result<Outcome, LabError> {
+        let program = device_program(self.folder)?;
+        let work = self.work()?;
+        let port = |name: &str, cid| device::Port {
+            cid,
+            socket: work.path().join(format!("{name}.vhost")),
+            uds_path: work.path().join(format!("{name}.uds")),
+        };
+        let (parent, enclave) = (port("parent", PARENT_CID), port("enclave", ENCLAVE_CID));
+        let suite = self.programs.suite("pair").map_err(other)?.clone();
+        let packed: Vec<PathBuf> = self.programs.products.iter().cloned().chain([suite]).collect();
+        let initramfs = Initramfs::build(self.kernel, &packed, work.path().join("pair.base"))?;
+        let _device = Device::start(&program, vec![parent.clone(), enclave.clone()], &work.path().join("device.log"))?;
+        let boot = |name, command, device| Boot {
+            name,
+            kernel: self.kernel,
+            initramfs: &initramfs,
+            command,
+            device: Some(device),
+            limit: PAIR_LIMIT,
+            folder: work.path(),
+        };
+        let prefixed: Sink = Arc::new(|line| println!("[enclave] {line}"));
+        let command = format!("export ENCLAVE_BRIDGE_HOST_CID={PARENT_CID}\nexec simple-enclave --interval 5\n");
+        let _enclave = boot("enclave", &command, &enclave.socket).start_and_begin(&prefixed, self.stop)?;
+        let tests: String = self.tests.iter().map(|test| format!(" {test}")).collect();
+        let command = format!(
+            "export ENCLAVE_BRIDGE_BIN=/bin/enclave-bridge SIMPLE_ENCLAVE_BIN=/bin/simple-enclave RUST_TEST_THREADS=1\n\
+             exec pair --ignored --nocapture{tests}\n"
+        );
+        let (sink, kept) = shown();
+        let ended = boot("parent", &command, &parent.socket).run(&sink, self.stop)?;
+        let output = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Outcome { status: ended.status, tally: Tally::of(&output), output })
+    }
+
     /// A folder for one mode's files, gone with it.
     fn work(&self) -> Result<tempfile::TempDir, LabError> {
         tempfile::Builder::new().prefix("eb-lab-").tempdir().map_err(LabError::file(std::env::temp_dir()))
+    }
+}
+
+/// Ends what is left of a process group that was started here.
+fn end_group(leader: u32) {
+    // Nothing is left of most groups, and then there is nothing to end.
+    let group = Pid::from_raw(leader.cast_signed());
+    if let Err(error) = killpg(group, Signal::SIGKILL)
+        && error != nix::errno::Errno::ESRCH
+    {
+        eprintln!("lab: process group {leader}: {error}");
     }
 }
 
@@ -103,18 +223,16 @@ fn other(reason: String) -> LabError {
 }
 
 /// The device for guests that are reached from outside, built from its crate once.
-#[expect(dead_code, reason = "for the next modes")]
 fn device_program(folder: &Path) -> Result<PathBuf, LabError> {
     let root = folder.join(format!("vhost-device-vsock-{}", device::VERSION));
     let program = root.join("bin/vhost-device-vsock");
     if program.is_file() {
         return Ok(program);
     }
-    let line: Line = cargo(["install", "--locked", "--quiet", "--version", device::VERSION, "--root"]);
+    let line = cargo(["install", "--locked", "--quiet", "--version", device::VERSION, "--root"]);
     let line = line
         .args([root.as_os_str(), "vhost-device-vsock".as_ref()])
         .variable("CARGO_TARGET_DIR", folder.join("device-build"));
     line.run().map_err(|error| LabError::Missing { what: "vhost-device-vsock".to_owned(), remedy: error })?;
-    debug_assert!(run::root().is_dir());
     Ok(program)
 }
