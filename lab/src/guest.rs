@@ -1,7 +1,7 @@
 //! One guest from its boot to its end. It runs one command; its process belongs to a value and goes with it.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -145,7 +145,7 @@ impl Boot<'_> {
             command.arg("-chardev").arg(format!("socket,id=vsock,path={}", socket.display()));
             command.args(["-device", "vhost-user-vsock-pci,chardev=vsock"]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let errors = self.folder.join(format!("{}.qemu", self.name));
         command.stderr(File::create(&errors).map_err(LabError::file(&errors))?);
         let mut qemu = command.spawn().map_err(|error| LabError::Command {
@@ -174,6 +174,16 @@ impl Guest {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).began
+    }
+
+    /// Writes a line for the command to read from `/dev/ttyS1`.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn say(&mut self, line: &str) -> Result<(), LabError> {
+        let failed = |reason: String| LabError::Command { command: format!("speak to guest {}", self.name), reason };
+        let input = self.qemu.stdin.as_mut().ok_or_else(|| failed("it does not listen".to_owned()))?;
+        writeln!(input, "{line}").and_then(|()| input.flush()).map_err(|error| failed(error.to_string()))
     }
 
     /// The id of its process.

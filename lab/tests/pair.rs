@@ -40,6 +40,7 @@ fn start(allow_cid: u32) -> Process {
     wait::until("the bridge's monitoring", wait::SOON, || {
         http::get(monitor(), "/health/live").is_ok_and(|answer| answer.status == 200)
     });
+    println!("lab: the bridge is up");
     bridge
 }
 
@@ -58,7 +59,7 @@ fn pair_a_stranger_is_refused_and_the_allowed_cid_is_served() {
     let mut bridge = start(ENCLAVE_CID + 1);
     let words = wait::until_some("the refusal of the enclave's CID", PATIENCE, || {
         bridge.assert_alive();
-        bridge.stderr.text().lines().find(|line| line.contains("cid 16")).map(str::to_owned)
+        bridge.stderr.text().lines().find(|line| line.contains("CID 16")).map(str::to_owned)
     });
     println!("a stranger: {words}");
     assert_ne!(http::get(monitor(), "/health/ready").unwrap().status, 200);

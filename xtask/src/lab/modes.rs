@@ -25,6 +25,9 @@ const HYBRID_LIMIT: Duration = Duration::from_secs(8 * 60);
 /// One test between two guests.
 const PAIR_LIMIT: Duration = Duration::from_secs(4 * 60);
 
+/// What the suite in the parent says once the enclave may speak.
+const BRIDGE_IS_UP: &str = "lab: the bridge is up";
+
 /// Nitro's.
 const PARENT_CID: u32 = 3;
 
@@ -151,7 +154,8 @@ impl Lab<'_> {
         Ok(Outcome { status, tally: Tally::of(&output), output })
     }
 
-    /// Two guests at one device. The enclave boots first: packets for a guest that is not there yet can stall the device.
+    /// Two guests at one device, which is stalled by a packet for a guest that is not there yet: both are up, and the
+    /// bridge has bound its ports, before the enclave speaks.
     fn pair(&self) -> Result<Outcome, LabError> {
         let program = device_program(self.folder)?;
         let work = self.work()?;
@@ -175,15 +179,39 @@ impl Lab<'_> {
             folder: work.path(),
         };
         let prefixed: Sink = Arc::new(|line| println!("[enclave] {line}"));
-        let command = format!("export ENCLAVE_BRIDGE_HOST_CID={PARENT_CID}\nexec simple-enclave --interval 5\n");
-        let _enclave = boot("enclave", &command, &enclave.socket).start_and_begin(&prefixed, self.stop)?;
+        let command = format!(
+            "export ENCLAVE_BRIDGE_HOST_CID={PARENT_CID}\nread go </dev/ttyS1\nexec simple-enclave --interval 5\n"
+        );
+        let guest = boot("enclave", &command, &enclave.socket).start_and_begin(&prefixed, self.stop)?;
+        let guest = Mutex::new(guest);
         let tests: String = self.tests.iter().map(|test| format!(" {test}")).collect();
         let command = format!(
             "export ENCLAVE_BRIDGE_BIN=/bin/enclave-bridge SIMPLE_ENCLAVE_BIN=/bin/simple-enclave RUST_TEST_THREADS=1\n\
              exec pair --ignored --nocapture{tests}\n"
         );
-        let (sink, kept) = shown();
-        let ended = boot("parent", &command, &parent.socket).run(&sink, self.stop)?;
+        let (shown, kept) = shown();
+        let (up, is_up) = std::sync::mpsc::sync_channel(1);
+        let sink: Sink = Arc::new(move |line| {
+            shown(line);
+            // Said more than once: the first counts, and nobody waits for the others.
+            if line.contains(BRIDGE_IS_UP) && up.try_send(()).is_err() {
+                return;
+            }
+        });
+        let ended = std::thread::scope(|scope| {
+            let guest = &guest;
+            scope.spawn(move || {
+                if is_up.recv().is_ok()
+                    && let Err(error) = guest.lock().unwrap_or_else(PoisonError::into_inner).say("go")
+                {
+                    eprintln!("lab: {error}");
+                }
+            });
+            let ended = boot("parent", &command, &parent.socket).run(&sink, self.stop);
+            // Its other end is in it: without it the waiting ends.
+            drop(sink);
+            ended
+        })?;
         let output = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Outcome { status: ended.status, tally: Tally::of(&output), output })
     }
