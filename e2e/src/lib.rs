@@ -25,6 +25,7 @@ pub mod ports;
 pub mod process;
 pub mod tunnels;
 pub mod v1;
+mod v1_beats;
 pub mod v1_bridge;
 pub mod wait;
 pub mod wire;

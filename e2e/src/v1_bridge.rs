@@ -5,6 +5,7 @@
 
 use crate::bytes;
 use crate::v1::{self, ACK, INIT_PORT, LOG_PORT};
+use crate::v1_beats::beat_on;
 use crate::wire::{Meeting, Wire};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -194,7 +195,7 @@ impl Shared {
         };
         let id = watchdog["enclaveId"].as_str().and_then(id_of).expect("an id in the settings");
         let interval = Duration::from_nanos(watchdog["interval"].as_u64().expect("an interval"));
-        v1::beat_on(wire, &id, interval, &shared.stop, &Arc::default(), |line| {
+        beat_on(wire, &id, interval, &shared.stop, &Arc::default(), |line| {
             if line == v1::beat(&id) {
                 shared.beats.fetch_add(1, Ordering::SeqCst);
                 return true;

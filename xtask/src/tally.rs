@@ -13,10 +13,10 @@ impl Tally {
     pub(crate) fn of(output: &str) -> Tally {
         let mut tally = Tally::default();
         for line in output.lines() {
-            let line = line.trim();
+            // nextest shows the output of a failed test indented, a summary of its own among it: that is no second count.
             let counts = if let Some(rest) = line.strip_prefix("test result:") {
                 rest.split_once(". ").map(|(_, counts)| counts.replace(';', ","))
-            } else if line.starts_with("Summary [") {
+            } else if line.trim_start().starts_with("Summary [") {
                 line.split_once(" run: ").map(|(_, counts)| counts.to_owned())
             } else {
                 None
@@ -67,6 +67,13 @@ mod tests {
         let output = "     Summary [  12.012s] 9 tests run: 6 passed (2 slow), 2 failed, 1 timed out, 5 skipped";
         assert_eq!(Tally::of(output), Tally { passed: 6, failed: 3, skipped: 5 });
         assert_eq!(Tally::of("     Summary [   0.012s] 1/4 tests run: 1 passed, 0 skipped").passed, 1);
+    }
+
+    #[test]
+    fn the_shown_output_of_a_failed_test_is_not_counted_again() {
+        let output = "  stdout ---\n    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 8 filtered out\n\
+                      \x20    Summary [   0.012s] 2 tests run: 1 passed, 1 failed, 0 skipped";
+        assert_eq!(Tally::of(output), Tally { passed: 1, failed: 1, skipped: 0 });
     }
 
     #[test]

@@ -2,16 +2,20 @@
 
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use enclave_bridge::app::{App, Ending};
+use enclave_bridge::app::{App, BoundListeners, Ending, HostEnvironment};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
 use enclave_bridge::telemetry::Telemetry;
 use enclave_bridge::{exit, monitor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// How many ready tasks run before the sockets are looked at again. tokio's default of 61 lets bulk streams keep
@@ -36,7 +40,7 @@ fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(config: &Config, source: &Source, environment: &[(OsString, OsString)]) -> ExitCode {
+fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitCode {
     let telemetry = match Telemetry::install(config.log_level.as_str()) {
         Ok(telemetry) => telemetry,
         Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
@@ -54,36 +58,38 @@ fn run(config: &Config, source: &Source, environment: &[(OsString, OsString)]) -
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
     };
-    let exit = runtime.block_on(serve(config, source, environment, &telemetry));
+    let exit = match prepare(&runtime, config, environment) {
+        Ok(prepared) => runtime.block_on(serve(prepared, source, environment, &telemetry)),
+        Err(exit) => exit,
+    };
     // Tasks that did not end in their time are left to the end of the process.
     runtime.shutdown_background();
     exit
 }
 
-async fn serve(
-    config: &Config,
-    source: &Source,
-    environment: &[(OsString, OsString)],
-    telemetry: &Telemetry,
-) -> ExitCode {
-    let signals = match Signals::install() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("signals: {error}"), exit::UNAVAILABLE),
-    };
-    let monitoring = match monitor::bind(config.monitor) {
-        Ok(monitoring) => monitoring,
-        Err(error) => return fail(&error.to_string(), refused_or(&error, exit::UNAVAILABLE)),
-    };
-    let bound = App::bind(config, environment, raise_descriptor_limit(), monitoring.address());
-    let (app, listeners) = match bound {
-        Ok(bound) => bound,
-        Err(error) => return fail(&error.to_string(), refused_or(&error, error.exit_code())),
-    };
-    if let Err(error) = monitoring.start(std::sync::Arc::clone(&app)) {
-        return fail(&error.to_string(), exit::UNAVAILABLE);
-    }
+/// Everything that the daemon serves with.
+struct Prepared {
+    signals: Signals,
+    app: Arc<App>,
+    listeners: BoundListeners,
+}
+
+/// Binds everything, or says why not.
+fn prepare(runtime: &Runtime, config: &Config, environment: &HostEnvironment) -> Result<Prepared, ExitCode> {
+    let _inside = runtime.enter();
+    let unavailable = |error: &(dyn Error + 'static)| fail(&error.to_string(), refused_or(error, exit::UNAVAILABLE));
+    let signals = Signals::install().map_err(|error| unavailable(&error))?;
+    let monitoring = monitor::bind(config.monitor).map_err(|error| unavailable(&error))?;
+    let (app, listeners) = App::bind(config, environment, raise_descriptor_limit(), monitoring.address())
+        .map_err(|error| fail(&error.to_string(), refused_or(&error, error.exit_code())))?;
+    monitoring.start(Arc::clone(&app)).map_err(|error| unavailable(&error))?;
+    Ok(Prepared { signals, app, listeners })
+}
+
+async fn serve(prepared: Prepared, source: &Source, environment: &HostEnvironment, telemetry: &Telemetry) -> ExitCode {
+    let Prepared { signals, app, listeners } = prepared;
     let Signals { mut terminate, mut interrupt, mut hang_up, ignored } = signals;
-    let (first, second) = (tokio_util::sync::CancellationToken::new(), tokio_util::sync::CancellationToken::new());
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
     let reading = async {
         loop {
             tokio::select! {
@@ -126,8 +132,8 @@ fn fail(message: &str, code: u8) -> ExitCode {
 }
 
 /// 77 where the system said that the right is missing, else `code`.
-fn refused_or(error: &(dyn std::error::Error + 'static), code: u8) -> u8 {
-    let causes = std::iter::successors(Some(error), |error| error.source());
+fn refused_or(error: &(dyn Error + 'static), code: u8) -> u8 {
+    let causes = std::iter::successors(Some(error), |error| (**error).source());
     let denied = causes
         .filter_map(|error| error.downcast_ref::<io::Error>())
         .any(|error| error.kind() == io::ErrorKind::PermissionDenied);
@@ -156,7 +162,7 @@ fn raise_descriptor_limit() -> u64 {
 const LEAST_DESCRIPTORS: u64 = 1024;
 
 /// Reads the configuration again and takes over what may change while running.
-fn reload(app: &App, source: &Source, environment: &[(OsString, OsString)], telemetry: &Telemetry) {
+fn reload(app: &App, source: &Source, environment: &HostEnvironment, telemetry: &Telemetry) {
     let config = match config::reload(source) {
         Ok(config) => config,
         Err(errors) => return error!("reload: {errors}"),

@@ -1,7 +1,7 @@
 //! The daemon's own log: standard error, readable on a terminal and JSON otherwise.
 //!
 //! Written by a thread of its own from a bounded queue, so that a reader of standard error who stops reading stops
-//! nothing else; what does not fit is dropped. Enclaves' lines do not come this way ([`crate::logs`]).
+//! nothing else; what does not fit is dropped. Enclaves' lines do not come this way (they go to standard output).
 
 use std::io::{self, IsTerminal};
 

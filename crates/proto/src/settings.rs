@@ -169,9 +169,8 @@ pub struct ParsedSettings {
 impl Settings {
     /// Reads a settings line, given without its `0A`, from an enclave that was sent the announcement `offered`.
     ///
-    /// Reads as version-1 peers write: keys in any letter case, `null` or nothing for an empty list, an empty text or
-    /// a zero, unknown keys. A field that is missing has its zero value, and is refused as that where zero is
-    /// refused.
+    /// Reads as version-1 peers write: keys in any letter case, `null` or nothing for an empty list or text, unknown
+    /// keys. The id, the interval, the CID and the ports have to be there.
     ///
     /// # Errors
     /// The refusal to answer with; its sentence names the path: `BAD_CONFIG`, `BAD_ID`, `BAD_INTERVAL`,

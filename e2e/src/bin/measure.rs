@@ -40,13 +40,23 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// As many connections as the descriptors allow: two each here, and two in the bridge, which inherits the limit.
+fn within_the_descriptors(connections: usize) -> usize {
+    const OTHERS: u64 = 1000;
+    let wanted = connections as u64 * 2 + OTHERS;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted.max(hard), wanted.max(hard)).is_ok() {
+        return connections;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("a limit may be raised to the hard one");
+    let fitting = usize::try_from(hard.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX);
+    println!("{connections} connections do not fit under {hard} descriptors: {fitting} it is");
+    fitting
+}
+
 /// Resident memory of the bridge per idle ingress connection.
 fn idle(connections: usize) {
-    // Two descriptors each here, and two in the bridge, which inherits the limit.
-    let wanted = connections as u64 * 2 + 1000;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
-    setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard.max(wanted)), hard.max(wanted))
-        .unwrap_or_else(|error| panic!("{wanted} descriptors, hard limit {hard}: {error}"));
+    let connections = within_the_descriptors(connections);
     let bridge = Bridge::builder().arguments(["--max-streams", "100000"]).start();
     let port = ports::free();
     let held = Arc::new(Mutex::new(Vec::new()));

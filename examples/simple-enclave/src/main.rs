@@ -27,7 +27,7 @@ const END_LIMIT: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    match Box::pin(run()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not by way of the log: it may be the bridge that is missing.

@@ -94,7 +94,8 @@ fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Layer {
             Some(key) => {
                 let found = errors.len();
                 let items = reader.items(key, value, errors);
-                if errors.len() == found {
+                // Items of the right type are looked at beside those of a wrong one: all errors come at once.
+                if errors.len() == found || !items.is_empty() {
                     layer.push(key, items);
                 }
             }

@@ -117,12 +117,12 @@ fn protocol(root: &Fields<'_>) -> Result<Protocol, Nak> {
     }
 }
 
-/// Nothing (Go's zero value) is the nil id.
+/// A version-1 peer always sends it, be it the nil id.
 fn id(watchdog: &Fields<'_>) -> Result<EnclaveId, Nak> {
     let field = watchdog.field("enclaveId");
     let nil = || Nak::new(NakCode::BadId, format!("{}: the nil id", field.path));
     match field.node {
-        Node::Null => Err(nil()),
+        Node::Null => Err(field.refuse(MISSING)),
         _ => field.text()?.parse().map_err(|error| match error {
             ParseIdError::Nil => nil(),
             ParseIdError::NotAUuid => field.refuse("not a UUID"),
@@ -130,11 +130,11 @@ fn id(watchdog: &Fields<'_>) -> Result<EnclaveId, Nak> {
     }
 }
 
-/// Nothing is 0, which is out of range like any other number that is.
+/// A version-1 peer always sends it, be it 0.
 fn interval(watchdog: &Fields<'_>) -> Result<Duration, Nak> {
     let field = watchdog.field("interval");
     let interval = match field.node {
-        Node::Null => Some(Duration::ZERO),
+        Node::Null => return Err(field.refuse(MISSING)),
         Node::Unsigned(nanoseconds) => Some(Duration::from_nanos(*nanoseconds)),
         Node::Negative => None,
         other => return Err(field.refuse(&format!("{} is not a number of nanoseconds", other.kind()))),
@@ -184,17 +184,17 @@ fn client(fields: &Fields<'_>) -> Result<ClientRequest, Nak> {
 
 fn cid(field: &Field<'_>) -> Result<u32, Nak> {
     let cid = match field.node {
-        Node::Null => Some(0),
+        Node::Null => return Err(field.refuse(MISSING)),
         Node::Unsigned(number) => u32::try_from(*number).ok(),
         _ => None,
     };
     cid.ok_or_else(|| field.refuse("not a number from 0 to 4294967295"))
 }
 
-/// Nothing is 0, which is no port.
+/// A version-1 peer always sends it, be it 0.
 fn port(field: &Field<'_>) -> Result<u16, Nak> {
     let number = match field.node {
-        Node::Null => 0,
+        Node::Null => return Err(field.refuse(MISSING)),
         Node::Unsigned(number) => *number,
         other => return Err(field.refuse(&format!("{} is not a port", other.kind()))),
     };
@@ -242,6 +242,9 @@ fn server_names(fields: &Fields<'_>) -> Result<Vec<String>, Nak> {
     };
     nodes.iter().enumerate().map(name).collect()
 }
+
+/// What is said of a field that has to be there.
+const MISSING: &str = "missing";
 
 static NOTHING: Node = Node::Null;
 
