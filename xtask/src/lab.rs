@@ -98,7 +98,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
             let name = format!("{mode} on {}", kernel.version);
             println!("\n== lab: {name}");
             let start = Instant::now();
-            let lab = modes::Lab { folder: &folder, kernel, programs: &programs, tests: &arguments.tests, stop: &stop };
+            let lab = modes::Lab {
+                folder: &folder,
+                kernel,
+                programs: &programs,
+                tests: &arguments.tests,
+                quick: arguments.quick,
+                stop: &stop,
+            };
             match lab.run(mode) {
                 Ok(outcome) => {
                     report.tally = report.tally.and(outcome.tally);

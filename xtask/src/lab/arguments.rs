@@ -35,14 +35,22 @@ pub(crate) struct Arguments {
     pub(crate) kernels: Vec<String>,
     pub(crate) install: bool,
     pub(crate) write_table: bool,
+    /// Only the suites in which the socket matters most.
+    pub(crate) quick: bool,
     /// Names of tests, as cargo's test programs take them.
     pub(crate) tests: Vec<String>,
 }
 
 impl Arguments {
     pub(crate) fn parse(words: &[&str]) -> Result<Arguments, String> {
-        let mut read =
-            Arguments { modes: Vec::new(), kernels: Vec::new(), install: false, write_table: false, tests: Vec::new() };
+        let mut read = Arguments {
+            modes: Vec::new(),
+            kernels: Vec::new(),
+            install: false,
+            write_table: false,
+            quick: false,
+            tests: Vec::new(),
+        };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word}: a value is missing"));
@@ -76,13 +84,24 @@ impl Arguments {
         Ok(read)
     }
 
+    /// Loopback on every kernel and hybrid on the newest, within ten minutes.
+    pub(crate) fn for_ci() -> Arguments {
+        let kernels = SERIES.iter().map(|(series, _)| (*series).to_owned()).collect();
+        Arguments { modes: Vec::new(), kernels, install: false, write_table: false, quick: true, tests: Vec::new() }
+    }
+
     /// The modes for a kernel: those that were named, else all; pair runs on the newest kernel only unless it was named.
     pub(crate) fn modes_on(&self, series: &str) -> Vec<Mode> {
         if !self.modes.is_empty() {
             return self.modes.clone();
         }
         let newest = SERIES.last().is_some_and(|(newest, _)| *newest == series);
-        Mode::ALL.into_iter().filter(|mode| newest || *mode != Mode::Pair).collect()
+        let wanted = |mode: &Mode| match mode {
+            Mode::Loopback => true,
+            Mode::Hybrid => newest || !self.quick,
+            Mode::Pair => newest && !self.quick,
+        };
+        Mode::ALL.into_iter().filter(wanted).collect()
     }
 }
 
@@ -101,6 +120,13 @@ mod tests {
         assert_eq!(arguments.kernels, ["6.1", "6.12"]);
         assert_eq!(arguments.modes_on("6.1"), [Mode::Loopback, Mode::Hybrid]);
         assert_eq!(arguments.modes_on("6.12"), Mode::ALL);
+    }
+
+    #[test]
+    fn every_change_is_tried_on_both_kernels_and_once_between_two_machines() {
+        let arguments = Arguments::for_ci();
+        assert_eq!(arguments.modes_on("6.1"), [Mode::Loopback]);
+        assert_eq!(arguments.modes_on("6.12"), [Mode::Loopback, Mode::Hybrid]);
     }
 
     #[test]
