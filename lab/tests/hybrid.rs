@@ -128,7 +128,7 @@ fn hybrid_an_enclave_in_a_guest_is_served() {
     assert_eq!((status, back), (200, length));
     assert_eq!(hash, Pattern::hash(1, length));
     // Egress: a server of this machine, and the policy.
-    let mut body = vec![0; 2 * MIB as usize];
+    let mut body = vec![0; 2 * 1024 * 1024];
     Pattern::new(2, body.len() as u64).read_exact(&mut body).unwrap();
     let server = Server::http(body.clone());
     let fetched = rig.get(&format!("/fetch?target={}&path=/", server.target()));

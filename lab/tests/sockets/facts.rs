@@ -84,7 +84,7 @@ fn a_close_delivers_what_was_written() {
         let whole = hash_of(&mut b);
         match whole {
             Ok((_, length)) if length == 128 * 1024 => "arrives whole".to_owned(),
-            Ok((_, length)) => kib(length as usize),
+            Ok((_, length)) => format!("{length} B"),
             Err(_) => said(&whole),
         }
     });
@@ -253,7 +253,7 @@ fn what_is_buffered() {
     fact("one write of 1 MiB: bytes taken", |family| {
         let (mut a, _b) = family.pair();
         a.nonblocking();
-        a.write(&vec![1; MIB as usize]).map_or_else(|error| said::<()>(&Err(error)), kib)
+        a.write(&vec![1; 1024 * 1024]).map_or_else(|error| said::<()>(&Err(error)), kib)
     });
 }
 
@@ -273,7 +273,7 @@ fn a_window_that_is_raised() {
                 _ => door.dial().unwrap(),
             };
             let _b = door.accept();
-            kib(fill(&mut a, 32 * 1024, 8 * MIB as usize).0)
+            kib(fill(&mut a, 32 * 1024, 8 * 1024 * 1024).0)
         });
         if sender && receiver {
             assert_eq!(found, "1024 KiB");
