@@ -37,8 +37,9 @@ const PARENT_CID: u32 = 3;
 /// The first that Nitro gives out.
 const ENCLAVE_CID: u32 = 16;
 
-/// Streams of hundreds of mebibytes, hundreds of processes: what a translated processor does not do in a sensible time.
-const TOO_MUCH_FOR_A_GUEST: &[&str] = &["slow_", "gibibyte", "thousand"];
+/// Streams of hundreds of mebibytes, hundreds of processes: what a translated processor does not do in a sensible time. And
+/// 32 MiB of log lines beside beats of a second: on one translated processor the beats come too late, rightly a loss.
+const TOO_MUCH_FOR_A_GUEST: &[&str] = &["slow_", "gibibyte", "thousand", "l2_a_stalled_standard_output"];
 
 /// One run of the lab.
 pub(crate) struct Lab<'a> {
