@@ -18,6 +18,7 @@
 pub mod bridge;
 pub mod bytes;
 pub mod enclave;
+pub mod framed;
 pub mod guest;
 pub mod http;
 pub mod peers;

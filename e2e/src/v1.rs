@@ -60,6 +60,10 @@ pub struct Settings {
     pub servers: Option<Vec<Server>>,
     /// The same.
     pub clients: Option<Vec<Client>>,
+    /// Asks for framed tunnels, and so speaks 1.1.
+    pub framed: bool,
+    /// Asks for PROXY headers, likewise.
+    pub proxy_v2: bool,
 }
 
 impl Settings {
@@ -73,6 +77,8 @@ impl Settings {
             level: "debug".into(),
             servers: None,
             clients: None,
+            framed: false,
+            proxy_v2: false,
         }
     }
 
@@ -98,22 +104,25 @@ impl Settings {
     pub fn json(&self) -> String {
         let list =
             |items: Option<Vec<String>>| items.map_or("null".to_owned(), |items| format!("[{}]", items.join(",")));
+        let framed = if self.framed { r#","framed":true"# } else { "" };
+        let proxy_v2 = if self.proxy_v2 { r#","proxyProtocol":"v2""# } else { "" };
+        let protocol = if self.framed || self.proxy_v2 { r#""protocol":"1.1","# } else { "" };
         let servers = self.servers.as_ref().map(|servers| {
             let one = |s: &Server| {
                 let Server { cid, listen_port, tcp_port } = s;
-                format!(r#"{{"enclaveCid":{cid},"enclaveListenPort":{listen_port},"bridgeTcpPort":{tcp_port}}}"#)
+                format!(r#"{{"enclaveCid":{cid},"enclaveListenPort":{listen_port},"bridgeTcpPort":{tcp_port}{framed}{proxy_v2}}}"#)
             };
             servers.iter().map(one).collect()
         });
         let clients = self.clients.as_ref().map(|clients| {
             let one = |c: &Client| {
                 let Client { dial_port, request_timeout } = c;
-                format!(r#"{{"enclaveDialPort":{dial_port},"requestTimeout":{request_timeout}}}"#)
+                format!(r#"{{"enclaveDialPort":{dial_port},"requestTimeout":{request_timeout}{framed}}}"#)
             };
             clients.iter().map(one).collect()
         });
         format!(
-            r#"{{"appName":"{}","watchdog":{{"enclaveId":"{}","interval":{}}},"logger":{{"level":"{}"}},"servers":{},"clients":{}}}"#,
+            r#"{{{protocol}"appName":"{}","watchdog":{{"enclaveId":"{}","interval":{}}},"logger":{{"level":"{}"}},"servers":{},"clients":{}}}"#,
             self.app_name,
             spelled(&self.id),
             self.interval,

@@ -38,7 +38,7 @@ use crate::sessions::Sessions;
 use crate::streams::{Direction, Streams};
 
 /// What the bridge announces beside the bare version 1.1.
-const FEATURES: &[Feature] = &[Feature::ProxyV2, Feature::Bind];
+const FEATURES: &[Feature] = &[Feature::ProxyV2, Feature::Bind, Feature::Framed];
 
 /// The state that every part of the daemon shares.
 pub struct App {

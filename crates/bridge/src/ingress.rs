@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use enclave_bridge_net::{Route, Scope, Stream, dial, relay};
+use enclave_bridge_net::{Leg, Route, Scope, Stream, dial, relay};
 use enclave_bridge_proto::encode_proxy_v2;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
@@ -22,6 +22,8 @@ pub(crate) struct Upstream {
     pub(crate) port: u32,
     /// Whether the enclave is told the client's address by a PROXY protocol v2 header.
     pub(crate) proxy_v2: bool,
+    /// Whether the enclave's leg is framed.
+    pub(crate) framed: bool,
 }
 
 /// Serves one client until its stream ends. The client's socket resets unless both directions end in order.
@@ -63,7 +65,7 @@ async fn reach(
     client: &Stream,
     from: Option<SocketAddr>,
     to: &Upstream,
-) -> Result<Stream, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Leg<Stream>, Box<dyn std::error::Error + Send + Sync>> {
     let deadline = Instant::now() + app.limits.enclave_connect;
     let mut enclave = dial(&to.route, to.port, deadline).await?;
     if to.proxy_v2 {
@@ -73,5 +75,6 @@ async fn reach(
         let header = encode_proxy_v2(source, destination);
         timeout(app.limits.answer_write, enclave.write_all(&header)).await??;
     }
-    Ok(enclave)
+    // The header came before the stream, and before its first record.
+    Ok(Leg::new(enclave, to.framed))
 }

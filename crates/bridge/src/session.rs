@@ -175,14 +175,18 @@ impl Session {
 
     fn serve(self: &Arc<Self>, app: &Arc<App>, endpoint: &Endpoint, bound: Bound) {
         for (listener, server) in bound.servers {
-            let upstream =
-                Upstream { route: endpoint.route(&self.peer), port: server.enclave_port, proxy_v2: server.proxy_v2 };
+            let upstream = Upstream {
+                route: endpoint.route(&self.peer),
+                port: server.enclave_port,
+                proxy_v2: server.proxy_v2,
+                framed: server.framed,
+            };
             let accept = accept_ingress(Arc::clone(app), self.scope.clone(), listener, Arc::new(upstream));
             self.scope.spawn("ingress listener", accept);
         }
         for (listener, client) in bound.clients {
             let peer = self.peer.clone();
-            let accept = accept_egress(Arc::clone(app), self.scope.clone(), listener, peer, client.request_timeout);
+            let accept = accept_egress(Arc::clone(app), self.scope.clone(), listener, peer, Arc::new(client));
             self.scope.spawn("egress listener", accept);
         }
     }
@@ -312,7 +316,7 @@ async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, ups
     }
 }
 
-async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer: Peer, limit: Duration) {
+async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer: Peer, granted: Arc<ClientGrant>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -329,7 +333,7 @@ async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer
         };
         match app.streams.admit(Direction::Egress) {
             Some(permit) => {
-                let serve = egress::serve(Arc::clone(&app), scope.clone(), stream, limit, permit);
+                let serve = egress::serve(Arc::clone(&app), scope.clone(), stream, Arc::clone(&granted), permit);
                 scope.spawn("egress stream", serve);
             }
             None => {

@@ -3,8 +3,9 @@
 //! Everything that touches a socket and is the same for the host daemon and the enclave's side lives here: the three
 //! kinds of stream behind one type ([`Stream`]), listening that survives a lack of descriptors ([`Listener`]), dialling
 //! with a deadline that names the stage it failed in ([`dial`]), the enclave's end of the hybrid transport for
-//! development without a VM ([`HybridGuest`]), the one relay ([`relay()`]), streams that replay what was read ahead
-//! ([`Prefixed`]) and the one place that spawns ([`Scope`]).
+//! development without a VM ([`HybridGuest`]), the one relay ([`relay()`]), the framed form of an enclave's leg
+//! ([`Framed`], [`Leg`]), streams that replay what was read ahead ([`Prefixed`]) and the one place that spawns
+//! ([`Scope`]).
 //!
 //! Not here: policy, configuration files, names of metrics, the wire beyond the two lines of the hybrid transport.
 
@@ -12,7 +13,9 @@
 
 mod address;
 mod dial;
+mod framed;
 mod guest;
+mod leg;
 mod line;
 mod listen;
 mod prefixed;
@@ -23,9 +26,11 @@ mod stream;
 
 pub use address::{Listen, Origin, Peer, Route, hybrid_path};
 pub use dial::{DialCause, DialError, DialStage, UNIX_BACKLOG_PAUSE, dial};
+pub use framed::Framed;
 pub use guest::{
     GUEST_QUEUE_MAX, GUEST_REQUEST_TIMEOUT, GUEST_UNFINISHED_MAX, GuestListener, HybridGuest, RegisterError,
 };
+pub use leg::Leg;
 pub use listen::{ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, AcceptError, BACKLOG, BindError, Listener};
 pub use prefixed::Prefixed;
 pub use relay::{

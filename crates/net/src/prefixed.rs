@@ -104,4 +104,12 @@ impl<S: RelayStream> RelayStream for Prefixed<S> {
     fn disarm_reset(&self) {
         self.inner.disarm_reset();
     }
+
+    fn write_max_bytes(&self, socket_max: usize) -> usize {
+        self.inner.write_max_bytes(socket_max)
+    }
+
+    fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.inner.poll_torn(cx)
+    }
 }

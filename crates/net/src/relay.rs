@@ -189,6 +189,9 @@ impl<A: RelayStream, B: RelayStream> Pair<'_, A, B> {
             Err(fault) => return Poll::Ready(fault.end(Side::B, Side::A)),
         };
         drop(scratch);
+        if let Some(end) = self.torn(cx) {
+            return Poll::Ready(end);
+        }
 
         if self.a_to_b.done && self.b_to_a.done {
             return Poll::Ready(End::Orderly);
@@ -230,6 +233,23 @@ impl<A: RelayStream, B: RelayStream> Pair<'_, A, B> {
             let next = if watch { deadline.min(now + WATCH_INTERVAL) } else { deadline };
             timer.as_mut().reset(next);
         }
+    }
+
+    /// A side that has ended its own direction may still tear the other one.
+    fn torn(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        if self.a_to_b.eof
+            && !self.b_to_a.done
+            && let Poll::Ready(error) = self.a.poll_torn(cx)
+        {
+            return Some(End::Reset { by: Side::A, kind: error.kind() });
+        }
+        if self.b_to_a.eof
+            && !self.a_to_b.done
+            && let Poll::Ready(error) = self.b.poll_torn(cx)
+        {
+            return Some(End::Reset { by: Side::B, kind: error.kind() });
+        }
+        None
     }
 
     fn half_closed(&self) -> bool {
@@ -311,9 +331,10 @@ impl<'a> Direction<'a> {
         write_max: usize,
     ) -> Result<Progress, Fault> {
         let mut progress = Progress::default();
-        let write_max = if to.kind() == StreamKind::Vsock { write_max } else { usize::MAX };
+        let write_max = to.write_max_bytes(if to.kind() == StreamKind::Vsock { write_max } else { usize::MAX });
+        let scratch = whole_writes(scratch, write_max);
         let mut budget = BUDGET_BYTES;
-        if self.joins(write_max) {
+        if to.kind() == StreamKind::Vsock && self.joins(write_max) {
             let room = scratch.len().saturating_sub(self.kept_bytes());
             if let Poll::Ready(read) = poll_read(cx, from, scratch.get_mut(..room).unwrap_or_default())? {
                 progress.moved = true;
@@ -364,7 +385,7 @@ impl<'a> Direction<'a> {
     /// Each write to vsock becomes packets of its own, and many small ones are costly or worse: a small rest waits for
     /// what has come meanwhile, so that both leave in one write. TCP and Unix sockets join in the kernel.
     fn joins(&self, write_max: usize) -> bool {
-        !self.eof && !self.kept.is_empty() && self.kept_bytes() < write_max && write_max != usize::MAX
+        !self.eof && !self.kept.is_empty() && self.kept_bytes() < write_max
     }
 
     fn kept_bytes(&self) -> usize {
@@ -441,6 +462,13 @@ impl<'a> Direction<'a> {
         }
         Ok(())
     }
+}
+
+/// As much of the buffer as is a number of whole writes: a small rest would make a write of its own.
+fn whole_writes(scratch: &mut [u8], write_max: usize) -> &mut [u8] {
+    let rest = scratch.len().checked_rem(write_max).unwrap_or_default();
+    let whole = scratch.len() - rest;
+    if whole == 0 { scratch } else { scratch.get_mut(..whole).unwrap_or_default() }
 }
 
 fn poll_read<'s, F: RelayStream>(

@@ -15,10 +15,10 @@ use std::io;
 use std::sync::Arc;
 
 use common::{
-    LONG, Seen, assert_torn, bulk_bytes, bytes, connected, drain, kinds, pairs, reset, shows_resets, until,
+    Form, LONG, Seen, assert_torn, bulk_bytes, bytes, drain, forms, legs, pairs, reset, shows_resets, until,
     write_until_stalled,
 };
-use enclave_bridge_net::{End, Meter, Outcome, RelayConfig, Scope, Side, Stream, StreamKind, relay};
+use enclave_bridge_net::{End, Leg, Meter, Outcome, RelayConfig, Scope, Side, Stream, relay};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -26,8 +26,8 @@ use tokio::time::timeout;
 
 /// Two peers and the relay between them, running.
 struct Rig {
-    a: Stream,
-    b: Stream,
+    a: Leg<Stream>,
+    b: Leg<Stream>,
     meter: Arc<Meter>,
     outcome: oneshot::Receiver<Outcome>,
     cut: Option<oneshot::Sender<()>>,
@@ -35,13 +35,13 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new((a, b): (StreamKind, StreamKind)) -> Rig {
+    async fn new((a, b): (Form, Form)) -> Rig {
         Rig::with((a, b), RelayConfig::default()).await
     }
 
-    async fn with((kind_a, kind_b): (StreamKind, StreamKind), config: RelayConfig) -> Rig {
-        let (a, near_a) = connected(kind_a).await;
-        let (b, near_b) = connected(kind_b).await;
+    async fn with((kind_a, kind_b): (Form, Form), config: RelayConfig) -> Rig {
+        let (a, near_a) = legs(kind_a).await;
+        let (b, near_b) = legs(kind_b).await;
         let meter = Arc::new(Meter::new());
         let (done, outcome) = oneshot::channel();
         let (cut, cut_here) = oneshot::channel::<()>();
@@ -219,8 +219,9 @@ async fn the_death_of_a_peer_that_shows_no_reset_is_an_end_and_then_a_reset() {
 
 #[tokio::test]
 async fn a_reset_after_the_half_close_is_noticed_in_silence() {
-    for other in kinds() {
-        let mut rig = Rig::new((StreamKind::Tcp, other)).await;
+    let ways = forms().into_iter().map(|other| (Form::Tcp, other));
+    for forms in ways.chain(forms().into_iter().map(|other| (Form::Framed, other))) {
+        let mut rig = Rig::new(forms).await;
         rig.a.shutdown().await.unwrap();
         assert_eq!(drain(&mut rig.b).await, Seen::whole(b""));
         reset(rig.a);
@@ -297,13 +298,13 @@ async fn after_an_orderly_end_the_kernel_still_delivers() {
         // One way at a time: a TCP peer that reads nothing may throw away the acknowledgements of what it sends.
         for a_speaks in [true, false] {
             let what = format!("{kind_a:?} to {kind_b:?}, a speaks: {a_speaks}");
-            let (mut a, near_a) = connected(kind_a).await;
-            let (mut b, near_b) = connected(kind_b).await;
+            let (mut a, near_a) = legs(kind_a).await;
+            let (mut b, near_b) = legs(kind_b).await;
             let (speaker, listener, near) =
                 if a_speaks { (&mut a, &mut b, &near_b) } else { (&mut b, &mut a, &near_a) };
             // The kernel takes all at once, and the TCP peer's window does not: the end finds bytes unsent.
-            SockRef::from(&*listener).set_recv_buffer_size(32 * 1024).unwrap();
-            SockRef::from(near).set_send_buffer_size(1 << 20).unwrap();
+            SockRef::from(listener.get_ref()).set_recv_buffer_size(32 * 1024).unwrap();
+            SockRef::from(near.get_ref()).set_send_buffer_size(1 << 20).unwrap();
             let (config, meter) = (RelayConfig::default(), Meter::new());
             let relaying = relay(near_a, near_b, &config, &meter, pending());
             let speaking = async {
@@ -339,8 +340,8 @@ async fn the_reset_future_tears_both_sides_at_once() {
 #[tokio::test]
 async fn dropping_the_relay_is_a_reset() {
     for kinds in pairs() {
-        let (mut a, near_a) = connected(kinds.0).await;
-        let (mut b, near_b) = connected(kinds.1).await;
+        let (mut a, near_a) = legs(kinds.0).await;
+        let (mut b, near_b) = legs(kinds.1).await;
         let (config, meter) = (RelayConfig::default(), Meter::new());
         // Not polled once: armed all the same.
         drop(relay(near_a, near_b, &config, &meter, pending()));
@@ -353,8 +354,8 @@ async fn dropping_the_relay_is_a_reset() {
 #[tokio::test(start_paused = true)]
 async fn idle_pairs_are_reset_at_the_limit() {
     for kinds in pairs() {
-        let (mut a, near_a) = connected(kinds.0).await;
-        let (mut b, near_b) = connected(kinds.1).await;
+        let (mut a, near_a) = legs(kinds.0).await;
+        let (mut b, near_b) = legs(kinds.1).await;
         let (config, meter) = (RelayConfig::default(), Meter::new());
         let start = tokio::time::Instant::now();
         let outcome = relay(near_a, near_b, &config, &meter, pending()).await;
@@ -368,8 +369,8 @@ async fn idle_pairs_are_reset_at_the_limit() {
 #[tokio::test(start_paused = true)]
 async fn half_closed_pairs_that_stand_still_are_reset_at_the_linger_limit() {
     for kinds in pairs() {
-        let (mut a, near_a) = connected(kinds.0).await;
-        let (mut b, near_b) = connected(kinds.1).await;
+        let (mut a, near_a) = legs(kinds.0).await;
+        let (mut b, near_b) = legs(kinds.1).await;
         a.write_all(b"last words").await.unwrap();
         a.shutdown().await.unwrap();
         let (config, meter) = (RelayConfig::default(), Meter::new());

@@ -1,7 +1,8 @@
 //! The wire of enclave-bridge as values and state machines, without I/O.
 //!
 //! Here live the bytes that host and enclave exchange: the handshake of both sides, settings, environment, beats,
-//! the egress address line, refusals, the PROXY protocol v2 header and the two lines of the hybrid transport.
+//! the egress address line, refusals, the PROXY protocol v2 header, the records of framed tunnels and the two
+//! lines of the hybrid transport.
 //! Bytes and instants are passed in; bytes, events and deadlines come out. Sockets, clocks, randomness, the process
 //! environment and files may not live here. `docs/protocol.md` is the description of the same wire.
 
@@ -15,6 +16,7 @@ mod json;
 mod line;
 mod nak;
 mod proxy;
+mod record;
 mod settings;
 mod target;
 mod text;
@@ -35,6 +37,9 @@ pub use line::{LineProgress, LineReader};
 pub use nak::{NAK_BYTE, NAK_MAX_BYTES, Nak, NakCode, NakParseError, NakPlace, UnknownNakCode};
 pub use proxy::{
     PROXY_V2_MAX_BYTES, ProxyV2Error, ProxyV2Progress, ProxyV2Reader, encode_proxy_v2, encode_proxy_v2_local,
+};
+pub use record::{
+    END_RECORD, RECORD_HEADER_BYTES, RECORD_MAX_BYTES, RESET_RECORD, RecordError, RecordReader, next_record,
 };
 pub use settings::{
     APP_NAME_MAX_BYTES, ClientRequest, LogLevel, ParsedSettings, Protocol, SERVER_NAMES_MAX, SETTINGS_DEPTH_MAX,

@@ -11,6 +11,7 @@ use enclave_bridge_proto::{
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
+use crate::form::Form;
 use crate::handshake::{Failure, Opened, open};
 use crate::listener::Source;
 use crate::options::Transport;
@@ -37,6 +38,7 @@ pub struct Bridge {
 pub(crate) struct Terms {
     pub(crate) options: Options,
     pub(crate) pace: Pace,
+    form: Form,
     servers: Vec<ServerRequest>,
     clients: Vec<ClientRequest>,
 }
@@ -68,7 +70,8 @@ impl Bridge {
         options.check()?;
         let parent = options.scope.as_ref();
         let scope = OwnedScope(parent.map_or_else(|| Scope::root("sdk"), |parent| parent.child("sdk")));
-        let mut terms = Terms { options, pace: Pace::new(), servers: Vec::new(), clients: Vec::new() };
+        let mut terms =
+            Terms { options, pace: Pace::new(), form: Form::default(), servers: Vec::new(), clients: Vec::new() };
         let mut said = Said::default();
         loop {
             match open(&terms.options).await {
@@ -122,7 +125,7 @@ impl Bridge {
     /// The same with another `requestTimeout`, which bounds everything up to the connected target, on both sides.
     pub fn client_with_limit(&mut self, enclave_dial_port: u32, request_timeout: Duration) -> Dialer {
         self.terms.clients.push(ClientRequest { request_timeout, ..ClientRequest::new(enclave_dial_port) });
-        Dialer::new(self.terms.options.transport.route(), enclave_dial_port, request_timeout)
+        Dialer::new(self.terms.options.transport.route(), enclave_dial_port, request_timeout, self.terms.form.clone())
     }
 
     /// Sends what was asked for and waits for the grant: when it returns, every port accepts. A bridge that goes away
@@ -202,7 +205,7 @@ impl ServerBuilder<'_> {
                 Source::Hybrid(self.bridge.guest(uds_path)?.register(port)?)
             }
         };
-        let listener = Listener::new(source, self.request.proxy_v2, scope);
+        let listener = Listener::new(source, self.request.proxy_v2, self.bridge.terms.form.clone(), scope);
         self.bridge.terms.servers.push(self.request);
         Ok(listener)
     }
@@ -227,13 +230,15 @@ impl Terms {
         };
         // Each session has an id of its own, so that a late beat of the last one cannot be taken for this one's.
         let id = id::draw().map_err(Failure::Refused)?;
-        let settings = self.settings(id, &opened.environment).map_err(Failure::Refused)?;
+        let framed = self.options.framed && offers(&opened.environment, Feature::Framed);
+        let settings = self.settings(id, &opened.environment, framed).map_err(Failure::Refused)?;
+        self.form.set_framed(framed);
         let environment = opened.request(&settings).await?;
         self.pace.granted();
         Ok(Granted { id, environment })
     }
 
-    fn settings(&self, id: EnclaveId, environment: &Environment) -> Result<Settings, Error> {
+    fn settings(&self, id: EnclaveId, environment: &Environment, framed: bool) -> Result<Settings, Error> {
         for server in &self.servers {
             offered(server, environment)?;
         }
@@ -244,8 +249,8 @@ impl Terms {
             id,
             interval: self.options.interval,
             log_level: self.options.log_level,
-            servers: self.servers.clone(),
-            clients: self.clients.clone(),
+            servers: self.servers.iter().map(|server| ServerRequest { framed, ..server.clone() }).collect(),
+            clients: self.clients.iter().map(|client| ClientRequest { framed, ..client.clone() }).collect(),
         })
     }
 }

@@ -8,6 +8,7 @@ use enclave_bridge_proto::{ACK, LineProgress, LineReader, NAK_BYTE, NAK_MAX_BYTE
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
+use crate::form::Form;
 use crate::{Conn, Error};
 
 /// Reaching the bridge itself is a matter of one host; a vsock connect that hangs for longer does not come back.
@@ -24,11 +25,12 @@ pub struct Dialer {
     route: Route,
     port: u32,
     limit: Duration,
+    form: Form,
 }
 
 impl Dialer {
-    pub(crate) fn new(route: Route, port: u32, limit: Duration) -> Self {
-        Self { route, port, limit }
+    pub(crate) fn new(route: Route, port: u32, limit: Duration, form: Form) -> Self {
+        Self { route, port, limit, form }
     }
 
     /// The same with another limit on connecting, answer included. The bridge keeps its own, the client's
@@ -61,13 +63,14 @@ impl Dialer {
     async fn ask(&self, target: &Target) -> Result<Conn, Error> {
         let reached_by = Instant::now() + BRIDGE_DIAL_LIMIT.min(self.limit);
         let mut stream = dial(&self.route, self.port, reached_by).await?;
+        let framed = self.form.is_framed();
         let io = |source| Error::EgressIo { target: target.to_string(), source };
         // A bridge that refuses before it has read the line (too many streams) closes under the write; its answer
         // is what counts then.
         let written = stream.write_all(&target.encode_line()).await;
         let answered = answer(&mut stream, target).await;
         match (answered, written) {
-            (Ok(read_ahead), Ok(())) => Ok(Conn::new(read_ahead, stream)),
+            (Ok(read_ahead), Ok(())) => Ok(Conn::new(read_ahead, stream, framed)),
             (Ok(_), Err(error)) => Err(io(error)),
             (Err(error), _) => Err(error),
         }

@@ -66,6 +66,7 @@ mod conn;
 mod connector;
 mod dialer;
 mod error;
+mod form;
 mod handshake;
 mod id;
 mod listener;

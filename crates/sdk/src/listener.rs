@@ -15,6 +15,7 @@ use enclave_bridge_proto::{ProxyV2Progress, ProxyV2Reader};
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::form::Form;
 use crate::{Conn, Error};
 
 /// How long the bridge may take for the PROXY header, which it sends before anything else.
@@ -52,6 +53,7 @@ impl std::fmt::Display for ClientAddr {
 pub struct Listener {
     source: Source,
     headers: Option<Headers>,
+    form: Form,
     turned_away: Arc<AtomicU64>,
     scope: Scope,
 }
@@ -64,9 +66,9 @@ pub(crate) enum Source {
 }
 
 impl Listener {
-    pub(crate) fn new(source: Source, proxy_v2: bool, scope: Scope) -> Self {
+    pub(crate) fn new(source: Source, proxy_v2: bool, form: Form, scope: Scope) -> Self {
         let headers = proxy_v2.then(Headers::default);
-        Self { source, headers, turned_away: Arc::default(), scope }
+        Self { source, headers, form, turned_away: Arc::default(), scope }
     }
 
     /// The next connection. Cancel-safe.
@@ -91,9 +93,10 @@ impl Listener {
                 self.turned_away.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
+            let framed = self.form.is_framed();
             match &mut self.headers {
-                None => return Ok((Conn::new(Vec::new(), stream), ClientAddr::Unknown)),
-                Some(headers) => headers.push(stream, &self.turned_away),
+                None => return Ok((Conn::new(Vec::new(), stream, framed), ClientAddr::Unknown)),
+                Some(headers) => headers.push(stream, framed, &self.turned_away),
             }
         }
     }
@@ -170,17 +173,18 @@ struct Headers {
 
 struct Unfinished {
     stream: Stream,
+    framed: bool,
     reader: ProxyV2Reader,
     deadline: Instant,
 }
 
 impl Headers {
-    fn push(&mut self, stream: Stream, turned_away: &AtomicU64) {
+    fn push(&mut self, stream: Stream, framed: bool, turned_away: &AtomicU64) {
         if self.unfinished.len() >= UNFINISHED_MAX && self.unfinished.pop_front().is_some() {
             turned_away.fetch_add(1, Ordering::Relaxed);
         }
         let deadline = Instant::now() + HEADER_LIMIT;
-        self.unfinished.push_back(Unfinished { stream, reader: ProxyV2Reader::new(), deadline });
+        self.unfinished.push_back(Unfinished { stream, framed, reader: ProxyV2Reader::new(), deadline });
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, turned_away: &AtomicU64) -> Poll<(Conn, ClientAddr)> {
@@ -192,7 +196,7 @@ impl Headers {
             };
             let finished = self.unfinished.remove(position);
             if let (Some((client, rest)), Some(finished)) = (outcome, finished) {
-                return Poll::Ready((Conn::new(rest, finished.stream), client));
+                return Poll::Ready((Conn::new(rest, finished.stream, finished.framed), client));
             }
             turned_away.fetch_add(1, Ordering::Relaxed);
         }

@@ -33,6 +33,7 @@ pub struct Options {
     pub(crate) log_port: u32,
     pub(crate) interval: Duration,
     pub(crate) log_level: Option<LogLevel>,
+    pub(crate) framed: bool,
     pub(crate) scope: Option<Scope>,
 }
 
@@ -73,6 +74,7 @@ impl Options {
             log_port: DEFAULT_LOG_PORT,
             interval: DEFAULT_INTERVAL,
             log_level: None,
+            framed: true,
             scope: None,
         }
     }
@@ -161,6 +163,14 @@ impl Options {
     #[must_use]
     pub fn log_level(mut self, level: LogLevel) -> Self {
         self.log_level = Some(level);
+        self
+    }
+
+    /// Whether streams are framed where the bridge offers it, which they are unless this says otherwise. A raw vsock shows
+    /// a reset, and the death of either side, as an ordinary end; a framed stream tells them apart on every transport.
+    #[must_use]
+    pub fn framed(mut self, framed: bool) -> Self {
+        self.framed = framed;
         self
     }
 

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use enclave_bridge_net::{Prefixed, Scope, Stream, relay};
-use enclave_bridge_policy::{Judged, JudgedAddress, NameGrant, OwnAddresses, Refusal};
+use enclave_bridge_net::{Leg, Prefixed, Scope, Stream, relay};
+use enclave_bridge_policy::{ClientGrant, Judged, JudgedAddress, NameGrant, OwnAddresses, Refusal};
 use enclave_bridge_proto::{ACK, ADDRESS_LINE_MAX_BYTES, LineProgress, LineReader, Nak, NakCode, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -37,17 +37,19 @@ enum Unfinished {
     Refused(Nak),
 }
 
-/// Serves one stream of an enclave until it ends. `limit` bounds everything up to the ACK.
-pub(crate) async fn serve(app: Arc<App>, session: Scope, stream: Stream, limit: Duration, permit: Permit) {
+/// Serves one stream of an enclave until it ends. The grant's time limit bounds everything up to the ACK.
+pub(crate) async fn serve(app: Arc<App>, session: Scope, stream: Stream, granted: Arc<ClientGrant>, permit: Permit) {
     let counters = &app.metrics.egress;
     count(&counters.started);
     // Boxed, so that a stream that is being relayed does not carry the memory of its dial.
     let ready = tokio::select! {
-        ready = Box::pin(set_up(&app, stream, limit)) => ready,
+        ready = Box::pin(set_up(&app, stream, granted.request_timeout)) => ready,
         () = session.cancelled() => return counters.ended.count(StreamResult::Cut),
     };
     match ready {
         Ok((enclave, upstream)) => {
+            // What came behind the address line belongs to the stream, and so to its records.
+            let enclave = Leg::new(enclave, granted.framed);
             let upstream = Stream::from_tcp(upstream);
             let outcome = relay(enclave, upstream, &app.relay, &counters.meter, session.cancelled()).await;
             counters.ended.count(StreamResult::from(outcome.end));

@@ -4,9 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use enclave_bridge_net::{Meter, Stream, StreamKind};
+use enclave_bridge_net::{Leg, Meter, RelayStream as _, Stream, StreamKind};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_LOCAL, VsockAddr, VsockListener, VsockStream};
 
@@ -33,11 +33,52 @@ pub(crate) fn kinds() -> Vec<StreamKind> {
     kinds
 }
 
-/// Every pair of kinds; in the lab those with AF_VSOCK in them, as the others are tried elsewhere and faster.
-pub(crate) fn pairs() -> Vec<(StreamKind, StreamKind)> {
-    let kinds = kinds();
-    let all = kinds.iter().flat_map(|a| kinds.iter().map(|b| (*a, *b)));
-    all.filter(|(a, b)| !in_the_lab() || *a == StreamKind::Vsock || *b == StreamKind::Vsock).collect()
+/// A kind of socket, and what its bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    Tcp,
+    Unix,
+    /// A Unix socket in records.
+    Framed,
+    Vsock,
+    /// AF_VSOCK in records.
+    FramedVsock,
+}
+
+impl Form {
+    fn kind(self) -> StreamKind {
+        match self {
+            Form::Tcp => StreamKind::Tcp,
+            Form::Unix | Form::Framed => StreamKind::Unix,
+            Form::Vsock | Form::FramedVsock => StreamKind::Vsock,
+        }
+    }
+
+    fn is_framed(self) -> bool {
+        matches!(self, Form::Framed | Form::FramedVsock)
+    }
+}
+
+/// The forms that there are here.
+pub(crate) fn forms() -> Vec<Form> {
+    let mut forms = vec![Form::Tcp, Form::Unix, Form::Framed];
+    if in_the_lab() {
+        forms.extend([Form::Vsock, Form::FramedVsock]);
+    }
+    forms
+}
+
+/// Every pair of forms; in the lab those with AF_VSOCK in them, as the others are tried elsewhere and faster.
+pub(crate) fn pairs() -> Vec<(Form, Form)> {
+    let forms = forms();
+    let all = forms.iter().flat_map(|a| forms.iter().map(|b| (*a, *b)));
+    all.filter(|(a, b)| !in_the_lab() || [a.kind(), b.kind()].contains(&StreamKind::Vsock)).collect()
+}
+
+/// The peer's end and the relay's end of one connection.
+pub(crate) async fn legs(form: Form) -> (Leg<Stream>, Leg<Stream>) {
+    let (peer, ours) = connected(form.kind()).await;
+    (Leg::new(peer, form.is_framed()), Leg::new(ours, form.is_framed()))
 }
 
 /// The peer's end and the relay's end of one connection.
@@ -99,7 +140,7 @@ impl Seen {
     }
 }
 
-pub(crate) async fn drain(stream: &mut Stream) -> Seen {
+pub(crate) async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Seen {
     let mut hash = Sha256::new();
     let mut len = 0;
     let mut buffer = vec![0; 256 * 1024];
@@ -117,7 +158,7 @@ pub(crate) async fn drain(stream: &mut Stream) -> Seen {
 }
 
 /// Writes until the peer takes no more; the number of bytes written, or `None` if all went.
-pub(crate) async fn write_until_stalled(stream: &mut Stream, data: &[u8], meter: &Meter) -> usize {
+pub(crate) async fn write_until_stalled(stream: &mut Leg<Stream>, data: &[u8], meter: &Meter) -> usize {
     let mut written = 0;
     loop {
         let before = meter.a_to_b() + meter.b_to_a();
@@ -132,23 +173,26 @@ pub(crate) async fn write_until_stalled(stream: &mut Stream, data: &[u8], meter:
     }
 }
 
-/// Resets the connection: TCP with linger 0; a Unix socket by closing with unread bytes, which the caller has sent.
-pub(crate) fn reset(stream: Stream) {
-    stream.abort();
+/// Resets the connection: TCP with linger 0; a Unix socket by closing with unread bytes, which the caller has sent; a
+/// framed one by the record for it.
+pub(crate) fn reset(stream: Leg<Stream>) {
+    stream.arm_reset();
 }
 
 /// How an aborted connection must look: TCP peers see a reset; a Unix peer finds both directions closed (ECONNRESET
-/// where it had sent something that nobody read, else an end of stream and a refused write).
-pub(crate) async fn assert_torn(stream: &mut Stream, what: &str) {
+/// where it had sent something that nobody read, else an end of stream and a refused write); a framed peer a reset.
+pub(crate) async fn assert_torn(stream: &mut Leg<Stream>, what: &str) {
     let seen = drain(stream).await;
-    match stream.kind() {
-        StreamKind::Tcp => assert_eq!(seen.end, Err(io::ErrorKind::ConnectionReset), "{what}"),
-        StreamKind::Unix => {
+    match (stream.kind(), &stream) {
+        (StreamKind::Tcp, _) | (_, Leg::Framed(_)) => {
+            assert_eq!(seen.end, Err(io::ErrorKind::ConnectionReset), "{what}")
+        }
+        (StreamKind::Unix, Leg::Raw(_)) => {
             assert!(matches!(seen.end, Ok(()) | Err(io::ErrorKind::ConnectionReset)), "{what}: {seen:?}");
             let write = stream.write_all(b"x").await.map_err(|error| error.kind());
             assert_eq!(write, Err(io::ErrorKind::BrokenPipe), "{what}: still open for writing");
         }
-        StreamKind::Vsock => {
+        (StreamKind::Vsock, _) => {
             assert!(matches!(seen.end, Ok(()) | Err(io::ErrorKind::ConnectionReset)), "{what}: {seen:?}");
             let write = stream.write_all(b"x").await.map_err(|error| error.kind());
             let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::NotConnected];
@@ -158,9 +202,9 @@ pub(crate) async fn assert_torn(stream: &mut Stream, what: &str) {
 }
 
 /// Whether the death of a peer of this kind, with bytes of ours unread, can be told from an end. AF_VSOCK closes by ending
-/// both directions, whatever is unread.
-pub(crate) fn shows_resets(kind: StreamKind) -> bool {
-    kind != StreamKind::Vsock
+/// both directions, whatever is unread; records say it.
+pub(crate) fn shows_resets(form: Form) -> bool {
+    form != Form::Vsock
 }
 
 /// Waits for a condition that another task brings about.

@@ -52,6 +52,11 @@ pub(crate) struct State {
     pub(crate) write_sizes: Vec<usize>,
     pub(crate) eof_read: bool,
     pub(crate) failed: bool,
+    /// A failed write leaves reading as it was, as it does with a peer that has spoken and closed.
+    pub(crate) writes_fail_alone: bool,
+    pub(crate) write_failed: bool,
+    /// Gathers pieces in one write.
+    pub(crate) vectored: bool,
     pub(crate) shut: u32,
     pub(crate) armed: bool,
     pub(crate) disarmed: bool,
@@ -104,7 +109,7 @@ impl AsyncWrite for Script {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.state.lock().unwrap();
         assert_eq!(state.shut, 0, "write after shutdown");
-        assert!(!state.failed, "write after an error");
+        assert!(!state.failed && !state.write_failed, "write after an error");
         assert!(!buf.is_empty(), "empty write");
         let most = match state.writes.pop_front() {
             None => usize::MAX,
@@ -118,7 +123,8 @@ impl AsyncWrite for Script {
                 return Poll::Pending;
             }
             Some(WriteStep::Fail(kind)) => {
-                state.failed = true;
+                state.write_failed = true;
+                state.failed = !state.writes_fail_alone;
                 return Poll::Ready(Err(kind.into()));
             }
         };
@@ -126,6 +132,19 @@ impl AsyncWrite for Script {
         state.output.extend_from_slice(&buf[..n]);
         state.write_sizes.push(n);
         Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let whole: Vec<u8> = bufs.iter().flat_map(|piece| piece.to_vec()).collect();
+        self.poll_write(cx, &whole)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.state.lock().unwrap().vectored
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

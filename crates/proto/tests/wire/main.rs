@@ -16,6 +16,7 @@ mod documents;
 mod handshake;
 mod pair;
 mod properties;
+mod records;
 mod settings;
 mod traces;
 

@@ -76,7 +76,7 @@ async fn connect(route: &Route, port: u32, pace: &mut Pace) -> Conn {
         match dial(route, port, Instant::now() + DIAL_LIMIT).await {
             Ok(stream) => {
                 pace.granted();
-                return Conn::new(Vec::new(), stream);
+                return Conn::new(Vec::new(), stream, false);
             }
             Err(_) => sleep(pace.absent()).await,
         }
