@@ -132,9 +132,10 @@ impl Builder {
         let mut bridge = self.launch();
         wait::until("the bridge's monitoring and its sockets", SOON, || {
             bridge.process.assert_alive();
-            bridge.meeting.host_socket(INIT_PORT).exists()
-                && bridge.meeting.host_socket(LOG_PORT).exists()
-                && http::get(bridge.monitor, "/health/live").is_ok_and(|answer| answer.status == 200)
+            // It answers here once everything is bound: asking for a vsock port before that might be in its way.
+            http::get(bridge.monitor, "/health/live").is_ok_and(|answer| answer.status == 200)
+                && bridge.meeting.host_listens(INIT_PORT)
+                && bridge.meeting.host_listens(LOG_PORT)
         });
         bridge
     }

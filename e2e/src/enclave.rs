@@ -26,7 +26,8 @@ impl SimpleEnclave {
         let port = ports::free();
         let mut command = Command::new(&programs().simple_enclave);
         command.arg("--port").arg(port.to_string());
-        command.env_clear().env("ENCLAVE_BRIDGE_UDS_PATH", meeting.uds_path()).envs(variables.iter().copied());
+        let (key, place) = meeting.enclave_variable();
+        command.env_clear().env(key, place).envs(variables.iter().copied());
         let process = Process::start(command, "simple-enclave", Output::Kept);
         SimpleEnclave { process, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
     }

@@ -1,12 +1,8 @@
 //! The guest's end of the meeting place: what a VMM does for an enclave that listens.
 
-use crate::wire::{Meeting, Wire};
-use nix::sys::socket::{self, Shutdown};
+use crate::wire::{Accepting, Endpoint, Meeting, Wire};
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,58 +22,65 @@ enum Run {
     AtOnce,
 }
 
-/// Serves the guest's socket until it is dropped.
+/// Serves the guest's ports until it is dropped: on the hybrid transport by one socket, over AF_VSOCK by one for each port.
 pub struct Guest {
-    path: PathBuf,
+    meeting: Meeting,
     services: Services,
-    listener: Arc<UnixListener>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Guest {
-    /// Binds the guest's socket. A socket that an earlier guest left is replaced, as a VMM that starts again does.
+    /// Takes the guest's place at the meeting.
     #[must_use]
     pub fn bind(meeting: &Meeting) -> Guest {
-        let path = meeting.uds_path().to_owned();
-        let _ = std::fs::remove_file(&path);
-        let listener = Arc::new(UnixListener::bind(&path).expect("bind the guest's socket"));
-        let services = Services::default();
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let (services, stop, listener) = (services.clone(), stop.clone(), listener.clone());
-            move || {
-                while let Ok((socket, _)) = listener.accept() {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    answer(Wire::Unix(socket), &services);
-                }
-            }
-        });
-        Guest { path, services, listener, stop, thread: Some(thread) }
+        let guest = Guest {
+            meeting: meeting.clone(),
+            services: Services::default(),
+            stop: Arc::default(),
+            threads: Mutex::default(),
+        };
+        if meeting.endpoint() == Endpoint::Hybrid {
+            guest.accept(0, answer);
+        }
+        guest
     }
 
     /// From now on connections to `port` run `service`, each in a thread.
     pub fn serve(&self, port: u32, service: impl Fn(Wire) + Send + Sync + 'static) {
-        self.services.lock().expect("no service panics here").insert(port, (Arc::new(service), Run::InItsThread));
+        self.register(port, Arc::new(service), Run::InItsThread);
     }
 
     /// From now on connections to `port` are given to `service` by the accepting thread itself: it must not block.
     pub fn hand_over(&self, port: u32, service: impl Fn(Wire) + Send + Sync + 'static) {
-        self.services.lock().expect("no service panics here").insert(port, (Arc::new(service), Run::AtOnce));
+        self.register(port, Arc::new(service), Run::AtOnce);
+    }
+
+    fn register(&self, port: u32, service: Service, run: Run) {
+        let earlier = self.services.lock().expect("no service panics here").insert(port, (service, run));
+        if earlier.is_none() && self.meeting.endpoint() == Endpoint::Vsock {
+            self.accept(port, move |wire, services| hand_to(port, wire, services));
+        }
+    }
+
+    fn accept(&self, port: u32, take: impl Fn(Wire, &Services) + Send + 'static) {
+        let listener: Accepting = self.meeting.listen_guest(port).expect("take a port of the guest");
+        let (services, stop) = (self.services.clone(), self.stop.clone());
+        let thread = std::thread::spawn(move || {
+            while let Some(wire) = listener.accept_until(&stop) {
+                take(wire, &services);
+            }
+        });
+        self.threads.lock().expect("no panic").push(thread);
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, even where the socket's file is gone already.
-        let _ = socket::shutdown(self.listener.as_raw_fd(), Shutdown::Both);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.lock().expect("no panic").drain(..) {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -86,12 +89,18 @@ fn answer(mut wire: Wire, services: &Services) {
     wire.read_within(Duration::from_secs(5));
     let Ok(line) = wire.read_line_exactly(REQUEST_MAX_BYTES) else { return };
     let Some(port) = parse_request(&line) else { return };
-    let Some((service, run)) = services.lock().expect("no service panics here").get(&port).cloned() else { return };
+    if !services.lock().expect("no service panics here").contains_key(&port) {
+        return;
+    }
     if wire.write_all(format!("OK {}\n", 1 << 30 | (port & 0xFFFF)).as_bytes()).is_err() {
         return;
     }
-    let Wire::Unix(socket) = &wire;
-    socket.set_read_timeout(None).expect("no time limit");
+    wire.read_limit(None);
+    hand_to(port, wire, services);
+}
+
+fn hand_to(port: u32, wire: Wire, services: &Services) {
+    let Some((service, run)) = services.lock().expect("no service panics here").get(&port).cloned() else { return };
     match run {
         Run::InItsThread => drop(std::thread::spawn(move || service(wire))),
         Run::AtOnce => service(wire),

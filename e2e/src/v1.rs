@@ -6,7 +6,7 @@
 use crate::bytes;
 use crate::guest::Guest;
 use crate::v1_beats::Watchdog;
-use crate::wire::{Meeting, Wire};
+use crate::wire::{Endpoint, Meeting, Wire};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -85,7 +85,8 @@ impl Settings {
     /// Also asks for a server.
     #[must_use]
     pub fn server(mut self, listen_port: u32, tcp_port: u16) -> Settings {
-        let server = Server { cid: 16, listen_port: listen_port.into(), tcp_port: tcp_port.into() };
+        let cid = Endpoint::under_test().enclave_cid().into();
+        let server = Server { cid, listen_port: listen_port.into(), tcp_port: tcp_port.into() };
         self.servers.get_or_insert_default().push(server);
         self
     }

@@ -10,10 +10,9 @@ use crate::wire::{Meeting, Wire};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// The original's limit on each line of the handshake.
@@ -44,7 +43,7 @@ struct Shared {
     settings: Mutex<Option<Value>>,
     /// Everything to be closed at the end, and the addresses that wake the accepting threads.
     wires: Mutex<Vec<Wire>>,
-    unix_sockets: Mutex<Vec<PathBuf>>,
+    listening: Mutex<Vec<JoinHandle<()>>>,
     tcp_ports: Mutex<Vec<u16>>,
     logged: Mutex<Vec<u8>>,
 }
@@ -63,7 +62,7 @@ impl V1Bridge {
             complaint: Mutex::default(),
             settings: Mutex::default(),
             wires: Mutex::default(),
-            unix_sockets: Mutex::default(),
+            listening: Mutex::default(),
             tcp_ports: Mutex::default(),
             logged: Mutex::default(),
         });
@@ -121,9 +120,8 @@ impl V1Bridge {
 impl Drop for V1Bridge {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        for path in self.shared.unix_sockets.lock().expect("no panic").drain(..) {
-            let _ = UnixStream::connect(&path);
-            let _ = std::fs::remove_file(&path);
+        for thread in self.shared.listening.lock().expect("no panic").drain(..) {
+            let _ = thread.join();
         }
         for port in self.shared.tcp_ports.lock().expect("no panic").drain(..) {
             let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
@@ -146,17 +144,11 @@ impl Shared {
     }
 
     fn listen_host(shared: &Arc<Shared>, port: u32, serve: impl Fn(&Arc<Shared>, Wire) + Send + Sync + 'static) {
-        let path = shared.meeting.host_socket(port);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).expect("bind a port of the host");
-        shared.unix_sockets.lock().expect("no panic").push(path);
-        let (shared, serve) = (shared.clone(), Arc::new(serve));
-        std::thread::spawn(move || {
-            while let Ok((socket, _)) = listener.accept() {
-                if shared.stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let wire = Wire::Unix(socket);
+        let listener = shared.meeting.listen_host(port).expect("bind a port of the host");
+        let (accepting, serve) = (shared.clone(), Arc::new(serve));
+        let thread = std::thread::spawn(move || {
+            let shared = accepting;
+            while let Some(wire) = listener.accept_until(&shared.stop) {
                 shared.keep(&wire);
                 let (shared, serve) = (shared.clone(), serve.clone());
                 std::thread::spawn(move || {
@@ -167,6 +159,7 @@ impl Shared {
                 });
             }
         });
+        shared.listening.lock().expect("no panic").push(thread);
     }
 
     fn handshake(shared: &Arc<Shared>, mut wire: Wire) -> Result<(), String> {
@@ -224,15 +217,9 @@ impl Shared {
                 }
                 let shared = shared.clone();
                 std::thread::spawn(move || {
-                    let Ok(socket) = UnixStream::connect(shared.meeting.uds_path()) else { return };
-                    let mut wire = Wire::Unix(socket);
+                    let Ok(wire) = shared.meeting.dial_guest(enclave_port) else { return };
                     shared.keep(&wire);
-                    if wire.write_all(format!("CONNECT {enclave_port}\n").as_bytes()).is_err() {
-                        return;
-                    }
-                    if wire.read_line_exactly(32).is_ok_and(|line| line.starts_with(b"OK ")) {
-                        pump(&tcp, &wire);
-                    }
+                    pump(&tcp, &wire);
                 });
             }
         });

@@ -2,18 +2,25 @@
 //!
 //! Every suite is written against [`Meeting`]: another transport is another [`Endpoint`], not another suite.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use vsock::{VMADDR_CID_ANY, VMADDR_CID_LOCAL, VsockListener, VsockStream};
 
 /// How a bridge and an enclave reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// Unix sockets as Firecracker and others have them: `P` towards the guest, `P_<port>` towards the host.
     Hybrid,
+    /// AF_VSOCK within one machine, over CID 1. Only in a guest of the lab. Ports are the machine's, so tests take turns.
+    Vsock,
 }
 
 impl Endpoint {
@@ -24,10 +31,24 @@ impl Endpoint {
             clippy::disallowed_methods,
             reason = "which transport to test is told to the tests, not to the product"
         )]
-        let named = std::env::var_os("ENCLAVE_BRIDGE_E2E_ENDPOINT");
-        match named.as_ref().map(|name| name.to_string_lossy()).as_deref() {
+        let told = |key: &str| std::env::var_os(key).map(|value| value.to_string_lossy().into_owned());
+        match told("ENCLAVE_BRIDGE_E2E_ENDPOINT").as_deref() {
             None | Some("hybrid") => Endpoint::Hybrid,
+            Some("vsock") => {
+                let lab = told("ENCLAVE_BRIDGE_LAB");
+                assert_eq!(lab.as_deref(), Some("1"), "AF_VSOCK is opened in a guest only: cargo xtask lab");
+                Endpoint::Vsock
+            }
             Some(other) => panic!("ENCLAVE_BRIDGE_E2E_ENDPOINT: no suite runs over {other:?}"),
+        }
+    }
+
+    /// The CID that an enclave says it has. Over AF_VSOCK it is compared with what the kernel says.
+    #[must_use]
+    pub fn enclave_cid(self) -> u32 {
+        match self {
+            Endpoint::Hybrid => 16,
+            Endpoint::Vsock => VMADDR_CID_LOCAL,
         }
     }
 }
@@ -57,7 +78,70 @@ impl Meeting {
     pub fn bridge_arguments(&self) -> Vec<OsString> {
         match self.endpoint {
             Endpoint::Hybrid => vec!["--uds-path".into(), self.uds_path.clone().into()],
+            Endpoint::Vsock => vec!["--allow-cid".into(), VMADDR_CID_LOCAL.to_string().into()],
         }
+    }
+
+    /// What an enclave built with the SDK must find in its environment to meet the bridge here.
+    #[must_use]
+    pub fn enclave_variable(&self) -> (&'static str, OsString) {
+        match self.endpoint {
+            Endpoint::Hybrid => ("ENCLAVE_BRIDGE_UDS_PATH", self.uds_path.clone().into()),
+            Endpoint::Vsock => ("ENCLAVE_BRIDGE_HOST_CID", VMADDR_CID_LOCAL.to_string().into()),
+        }
+    }
+
+    /// Whether a port of the host is taken. Nobody who listens there is disturbed by the question.
+    #[must_use]
+    pub fn host_listens(&self, port: u32) -> bool {
+        match self.endpoint {
+            Endpoint::Hybrid => self.host_socket(port).exists(),
+            Endpoint::Vsock => VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port).is_err(),
+        }
+    }
+
+    /// As the host: takes one of its ports.
+    ///
+    /// # Errors
+    /// What binding met.
+    pub fn listen_host(&self, port: u32) -> io::Result<Accepting> {
+        match self.endpoint {
+            Endpoint::Hybrid => Accepting::unix(self.host_socket(port)),
+            Endpoint::Vsock => Accepting::vsock(port),
+        }
+    }
+
+    /// As the enclave: takes one of its ports; on the hybrid transport the one socket that all of them share.
+    ///
+    /// # Errors
+    /// What binding met.
+    pub fn listen_guest(&self, port: u32) -> io::Result<Accepting> {
+        match self.endpoint {
+            Endpoint::Hybrid => Accepting::unix(self.uds_path.clone()),
+            Endpoint::Vsock => Accepting::vsock(port),
+        }
+    }
+
+    /// As the host: dials a port of the enclave.
+    ///
+    /// # Errors
+    /// What connecting met; an answer that is no `OK` is a refused connection.
+    pub fn dial_guest(&self, port: u32) -> io::Result<Wire> {
+        match self.endpoint {
+            Endpoint::Hybrid => {
+                let mut wire = Wire::Unix(UnixStream::connect(&self.uds_path)?);
+                wire.write_all(format!("CONNECT {port}\n").as_bytes())?;
+                let answer = wire.read_line_exactly(32)?;
+                if answer.starts_with(b"OK ") { Ok(wire) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+            }
+            Endpoint::Vsock => VsockStream::connect_with_cid_port(VMADDR_CID_LOCAL, port).map(Wire::Vsock),
+        }
+    }
+
+    /// The transport.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
     }
 
     /// The socket of the guest.
@@ -81,6 +165,69 @@ impl Meeting {
     pub fn dial_host(&self, port: u32) -> io::Result<Wire> {
         match self.endpoint {
             Endpoint::Hybrid => UnixStream::connect(self.host_socket(port)).map(Wire::Unix),
+            Endpoint::Vsock => VsockStream::connect_with_cid_port(VMADDR_CID_LOCAL, port).map(Wire::Vsock),
+        }
+    }
+}
+
+/// A listening socket, in either transport. Dropping it removes the file of a Unix socket.
+#[derive(Debug)]
+pub struct Accepting(Listening);
+
+#[derive(Debug)]
+enum Listening {
+    Unix(UnixListener, PathBuf),
+    Vsock(VsockListener),
+}
+
+impl Accepting {
+    /// A socket that an earlier listener left is replaced, as a VMM that starts again does.
+    fn unix(path: PathBuf) -> io::Result<Accepting> {
+        let _ = std::fs::remove_file(&path);
+        Ok(Accepting(Listening::Unix(UnixListener::bind(&path)?, path)))
+    }
+
+    fn vsock(port: u32) -> io::Result<Accepting> {
+        VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port).map(|socket| Accepting(Listening::Vsock(socket)))
+    }
+
+    /// The next connection; `None` once `stop` is set or the socket is dead.
+    #[must_use]
+    pub fn accept_until(&self, stop: &AtomicBool) -> Option<Wire> {
+        loop {
+            // A vsock listener that waits in accept is woken by nothing but a connection, so it is looked at instead.
+            let mut ready = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            let waited = poll(&mut ready, PollTimeout::from(20_u8));
+            if stop.load(Ordering::SeqCst) {
+                return None;
+            }
+            match waited {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return self.accept().ok(),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn accept(&self) -> io::Result<Wire> {
+        match &self.0 {
+            Listening::Unix(socket, _) => socket.accept().map(|(socket, _)| Wire::Unix(socket)),
+            Listening::Vsock(socket) => socket.accept().map(|(socket, _)| Wire::Vsock(socket)),
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Listening::Unix(socket, _) => socket.as_fd(),
+            Listening::Vsock(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        if let Listening::Unix(_, path) = &self.0 {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -90,33 +237,49 @@ impl Meeting {
 pub enum Wire {
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Over AF_VSOCK.
+    Vsock(VsockStream),
+}
+
+/// The same for either kind of socket.
+macro_rules! either {
+    ($wire:expr, $socket:ident => $done:expr) => {
+        match $wire {
+            Wire::Unix($socket) => $done,
+            Wire::Vsock($socket) => $done,
+        }
+    };
 }
 
 impl Wire {
     /// Ends one direction or both.
     pub fn shutdown(&self, how: Shutdown) {
-        let Wire::Unix(socket) = self;
         // The other end may be gone already; what a test asserts is what it reads afterwards.
-        let _ = socket.shutdown(how);
+        let _ = either!(self, socket => socket.shutdown(how));
     }
 
     /// Bounds every read from now on.
     pub fn read_within(&self, limit: Duration) {
-        let Wire::Unix(socket) = self;
-        socket.set_read_timeout(Some(limit)).expect("a read time limit above zero");
+        self.read_limit(Some(limit));
+    }
+
+    /// Bounds every read from now on, or lets them last.
+    pub fn read_limit(&self, limit: Option<Duration>) {
+        either!(self, socket => socket.set_read_timeout(limit)).expect("a read time limit above zero");
     }
 
     /// Bounds every write from now on.
     pub fn write_within(&self, limit: Duration) {
-        let Wire::Unix(socket) = self;
-        socket.set_write_timeout(Some(limit)).expect("a write time limit above zero");
+        either!(self, socket => socket.set_write_timeout(Some(limit))).expect("a write time limit above zero");
     }
 
     /// A second name for the same socket.
     #[must_use]
     pub fn again(&self) -> Wire {
-        let Wire::Unix(socket) = self;
-        Wire::Unix(socket.try_clone().expect("a descriptor"))
+        match self {
+            Wire::Unix(socket) => Wire::Unix(socket.try_clone().expect("a descriptor")),
+            Wire::Vsock(socket) => Wire::Vsock(socket.try_clone().expect("a descriptor")),
+        }
     }
 
     /// Reads one byte at a time up to and with `0A`, and not a byte further; fewer when the stream ends.
@@ -138,6 +301,12 @@ impl Wire {
     }
 }
 
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, socket => socket.as_fd())
+    }
+}
+
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         (&*self).read(buffer)
@@ -146,8 +315,7 @@ impl Read for Wire {
 
 impl Read for &Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Wire::Unix(socket) = self;
-        (&*socket).read(buffer)
+        either!(self, socket => { let mut socket = socket; socket.read(buffer) })
     }
 }
 
@@ -163,8 +331,7 @@ impl Write for Wire {
 
 impl Write for &Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Wire::Unix(socket) = self;
-        (&*socket).write(bytes)
+        either!(self, socket => { let mut socket = socket; socket.write(bytes) })
     }
 
     fn flush(&mut self) -> io::Result<()> {

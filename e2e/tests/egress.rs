@@ -31,8 +31,8 @@ impl World {
     fn answer(&self, line: &[u8]) -> Answer {
         let mut wire = self.enclave.meeting.dial_host(5002).unwrap();
         wire.read_within(CALM);
-        wire.write_all(line).unwrap();
-        wire.write_all(b"\n").unwrap();
+        // A bridge that has seen enough refuses before the rest is written; its answer stands all the same.
+        let _met = wire.write_all(line).and_then(|()| wire.write_all(b"\n"));
         let answer = Answer::of(&wire.read_line_exactly(300).unwrap_or_default());
         if answer != Answer::Ack {
             assert_eq!(tunnels::read_out(&mut wire).0, 0, "bytes after a refusal");

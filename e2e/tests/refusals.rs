@@ -12,10 +12,15 @@ use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::ports;
 use enclave_bridge_e2e::v1::{self, Answer, Client, Server, Settings, handshake_within};
 use enclave_bridge_e2e::wait::{self, SOON};
+use enclave_bridge_e2e::wire::Endpoint;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 const CALM: Duration = Duration::from_secs(30);
+
+fn own_cid() -> u64 {
+    Endpoint::under_test().enclave_cid().into()
+}
 
 /// Settings that would be granted: what a case changes is what is refused.
 fn good(port: u16) -> Settings {
@@ -90,7 +95,7 @@ fn c3_tcp_ports() {
     let monitor = u64::from(bridge.monitor.port());
     let with = |tcp_port: u64| {
         let mut settings = good(port);
-        settings.servers.as_mut().unwrap().push(Server { cid: 16, listen_port: 5003, tcp_port });
+        settings.servers.as_mut().unwrap().push(Server { cid: own_cid(), listen_port: 5003, tcp_port });
         settings.json()
     };
     for tcp_port in [0, 80, 1023, 65_536, 70_000, u64::from(u32::MAX), monitor] {
@@ -129,7 +134,8 @@ fn c5_too_many_tunnels() {
     settings.clients = Some((0..1000).map(|n| Client { dial_port: 6000 + n, request_timeout: 0 }).collect());
     assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "");
     let mut settings = good(port);
-    settings.servers = Some((0..1000).map(|n| Server { cid: 16, listen_port: 5001, tcp_port: 20_000 + n }).collect());
+    settings.servers =
+        Some((0..1000).map(|n| Server { cid: own_cid(), listen_port: 5001, tcp_port: 20_000 + n }).collect());
     assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "");
 }
 

@@ -36,7 +36,7 @@ fn assert_drains(bridge: &mut Bridge, state: &str, within: Duration) {
     assert_eq!(code, Some(0), "{state}: {}", bridge.stderr.text());
     assert!(took < within, "{state}: took {took:?}");
     for port in [INIT_PORT, LOG_PORT] {
-        assert!(!bridge.meeting.host_socket(port).exists(), "{state}: the socket of port {port} is left behind");
+        assert!(!bridge.meeting.host_listens(port), "{state}: port {port} is left behind");
     }
 }
 

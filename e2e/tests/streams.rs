@@ -7,7 +7,7 @@ use enclave_bridge_e2e::peers::{self, Server};
 use enclave_bridge_e2e::tunnels::{self, Heard, Leg};
 use enclave_bridge_e2e::v1::{ACK, Answer, Enclave, Settings};
 use enclave_bridge_e2e::wait::SOON;
-use enclave_bridge_e2e::wire::Wire;
+use enclave_bridge_e2e::wire::{Endpoint, Wire};
 use enclave_bridge_e2e::{ports, wait};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -142,7 +142,12 @@ fn t3_an_error_of_the_enclave_is_a_reset_for_the_tcp_peer() {
         // A Unix socket that is closed with unread bytes is an error at its other end; the bytes have to be there first.
         wait_readable(&wire);
         drop(wire);
-        assert_eq!(tunnels::read_out(&mut tcp), (0, Some(ErrorKind::ConnectionReset)));
+        let shown = match Endpoint::under_test() {
+            Endpoint::Hybrid => Some(ErrorKind::ConnectionReset),
+            // AF_VSOCK closes by ending both directions, whatever is unread: no raw tunnel can tell it from an end.
+            Endpoint::Vsock => None,
+        };
+        assert_eq!(tunnels::read_out(&mut tcp), (0, shown));
     }
 }
 
@@ -282,8 +287,7 @@ fn in_parallel(lane: impl Fn(u64) + Sync) {
 /// Until there is something to read, without reading it.
 fn wait_readable(wire: &Wire) {
     use nix::sys::socket::{MsgFlags, recv};
-    use std::os::fd::AsRawFd;
-    let Wire::Unix(socket) = wire;
+    use std::os::fd::{AsFd, AsRawFd};
     let mut byte = [0];
-    assert_eq!(recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK), Ok(1));
+    assert_eq!(recv(wire.as_fd().as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK), Ok(1));
 }

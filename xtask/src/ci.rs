@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: every check in order. What cannot be tried here is skipped aloud; the last line counts.
 
 use crate::image::{self, NotTested};
+use crate::lab;
 use crate::run::{self, Line, cargo};
 use crate::tally::Tally;
 use crate::tidy;
@@ -36,7 +37,22 @@ pub(crate) fn run() -> ExitCode {
         Err(NotTested::Skipped(reason)) => report.skip("image", &reason),
         Err(NotTested::Failed(reason)) => report.fail("image", &reason),
     }
+    lab(&mut report);
     report.sum_up()
+}
+
+/// The suites over real AF_VSOCK. A machine that lacks what they take says so.
+fn lab(report: &mut Report) {
+    match report.timed("lab", || lab::run(&lab::Arguments::for_ci())) {
+        Ok(outcome) => {
+            report.count(outcome.tally);
+            report.failures.extend(outcome.failures);
+            for reason in outcome.skips {
+                report.skip("lab", &reason);
+            }
+        }
+        Err(error) => report.fail("lab", &error),
+    }
 }
 
 /// nextest where it is installed: a process per test, and a time limit for each. `cargo test` elsewhere.

@@ -1,9 +1,10 @@
-//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `measure`.
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `lab`, `measure`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
 mod engine;
 mod image;
+mod lab;
 mod run;
 mod tally;
 mod tidy;
@@ -16,6 +17,7 @@ usage: cargo xtask COMMAND
   ci                            everything that must hold, and how much of it was tried
   tidy                          documents and tree agree with the code
   image                         the container image is built from a static binary, run and ended
+  lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --install, --write-table)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
 ";
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        ["lab", rest @ ..] => lab::main(rest),
         ["measure", rest @ ..] if !rest.is_empty() => measure(rest),
         _ => {
             eprint!("{USAGE}");

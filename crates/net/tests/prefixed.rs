@@ -12,14 +12,14 @@ mod common;
 
 use std::future::pending;
 
-use common::{KINDS, Seen, bytes, connected, drain};
-use enclave_bridge_net::{End, Meter, Prefixed, RelayConfig, RelayStream, relay};
+use common::{Seen, bytes, connected, drain, kinds};
+use enclave_bridge_net::{End, Meter, Prefixed, RelayConfig, RelayStream, StreamKind, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn the_prefix_comes_first_at_every_read_size() {
     for size in [1, 3, 7, 64] {
-        let (mut peer, ours) = connected(KINDS[1]).await;
+        let (mut peer, ours) = connected(StreamKind::Unix).await;
         peer.write_all(b" and the stream").await.unwrap();
         peer.shutdown().await.unwrap();
         let mut stream = Prefixed::new(b"the prefix".to_vec(), ours);
@@ -37,7 +37,7 @@ async fn the_prefix_comes_first_at_every_read_size() {
 
 #[tokio::test]
 async fn parts_hold_what_was_not_read() {
-    let (_peer, ours) = connected(KINDS[0]).await;
+    let (_peer, ours) = connected(StreamKind::Tcp).await;
     let mut stream = Prefixed::new(b"abcdef".to_vec(), ours);
     stream.read_exact(&mut [0; 2]).await.unwrap();
     let shown = format!("{stream:?}");
@@ -48,7 +48,7 @@ async fn parts_hold_what_was_not_read() {
 
 #[tokio::test]
 async fn a_relay_replays_prefixes_of_both_sides() {
-    for kind in KINDS {
+    for kind in kinds() {
         let (mut a, near_a) = connected(kind).await;
         let (mut b, near_b) = connected(kind).await;
         let (up, down) = (bytes(1, 200_000), bytes(2, 70_000));

@@ -81,6 +81,21 @@ pub enum Error {
     /// The bridge could not be reached.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// Nobody answers on AF_VSOCK where the bridge should be. The host's CID is not the same everywhere.
+    #[error(
+        "no bridge answers at CID {cid} port {port}: {reason}; if the host has another CID, set ENCLAVE_BRIDGE_HOST_CID \
+         (AWS Nitro's parent is 3, other hosts are 2)"
+    )]
+    NoBridge {
+        /// Where the host was looked for.
+        cid: u32,
+        /// The init port.
+        port: u32,
+        /// What the system's answer means.
+        reason: String,
+        /// What the system said.
+        source: DialError,
+    },
     /// An enclave's port could not be listened on.
     #[error(transparent)]
     Listen(#[from] BindError),

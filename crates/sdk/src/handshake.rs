@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use enclave_bridge_net::{Stream, dial};
+use enclave_bridge_net::{DialCause, DialError, Route, Stream, dial};
 use enclave_bridge_proto::enclave::{Event, Handshake};
 use enclave_bridge_proto::{Environment, HandshakeError, HandshakeLimits, Phase, Settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -57,7 +57,7 @@ pub(crate) async fn open(options: &Options) -> Result<Opened, Failure> {
     let deadline = Instant::now() + INIT_DIAL_LIMIT;
     let mut stream = dial(&options.transport.route(), options.init_port, deadline)
         .await
-        .map_err(|error| Failure::Absent(error.into()))?;
+        .map_err(|error| Failure::Absent(unanswered(error)))?;
     let mut machine = Handshake::new(HandshakeLimits::default(), now());
     match advance(&mut stream, &mut machine).await? {
         Event::Environment(environment) => Ok(Opened { stream, machine, environment }),
@@ -65,6 +65,25 @@ pub(crate) async fn open(options: &Options) -> Result<Opened, Failure> {
         Event::Failed(error) => Err(failed(error)),
         Event::Ready => Err(failed(HandshakeError::EarlyAnswer)),
     }
+}
+
+/// What a failed dial of the init port means. The numbers of AF_VSOCK's errors mislead: nobody listening is a reset.
+fn unanswered(error: DialError) -> Error {
+    /// ENODEV: the guest has no way to a host.
+    const NO_DEVICE: i32 = 19;
+    let Route::Vsock { cid } = error.route else { return error.into() };
+    let io = if let DialCause::Io(io) = &error.cause { Some(io) } else { None };
+    let timed_out = matches!(error.cause, DialCause::TimedOut);
+    let reason = if timed_out || io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
+        "connection timed out".to_owned()
+    } else if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionReset) {
+        "nothing listens there".to_owned()
+    } else if io.is_some_and(|io| io.raw_os_error() == Some(NO_DEVICE)) {
+        "this machine has no vsock device".to_owned()
+    } else {
+        error.cause.to_string()
+    };
+    Error::NoBridge { cid, port: error.port, reason, source: error }
 }
 
 impl Opened {
@@ -143,5 +162,39 @@ async fn reached(deadline: Option<std::time::Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use enclave_bridge_net::DialStage;
+
+    use super::*;
+
+    fn said(cause: DialCause) -> String {
+        let stage = DialStage::Connect;
+        unanswered(DialError { route: Route::Vsock { cid: 3 }, port: 5000, stage, cause }).to_string()
+    }
+
+    #[test]
+    fn an_absent_bridge_is_reported_with_its_place_and_the_way_out() {
+        for (cause, reason) in [
+            (DialCause::TimedOut, "connection timed out"),
+            (DialCause::Io(io::Error::from_raw_os_error(110)), "connection timed out"),
+            (DialCause::Io(io::Error::from_raw_os_error(104)), "nothing listens there"),
+            (DialCause::Io(io::Error::from_raw_os_error(19)), "this machine has no vsock device"),
+        ] {
+            let said = said(cause);
+            assert!(said.starts_with(&format!("no bridge answers at CID 3 port 5000: {reason}; ")), "{said}");
+            assert!(said.contains("set ENCLAVE_BRIDGE_HOST_CID"), "{said}");
+        }
+    }
+
+    #[test]
+    fn on_the_hybrid_transport_the_path_is_the_place() {
+        let route = Route::HybridGuest { uds_path: "/run/p".into() };
+        let refused = DialCause::Io(io::ErrorKind::ConnectionRefused.into());
+        let error = unanswered(DialError { route, port: 5000, stage: DialStage::Connect, cause: refused });
+        assert!(matches!(error, Error::Dial(_)), "{error}");
     }
 }

@@ -16,7 +16,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("simple-enclave", &["enclave-bridge-sdk"]),
     ("enclave-bridge-demo", &[]),
     ("enclave-bridge-e2e", &[]),
-    ("xtask", &["enclave-bridge-proto", "enclave-bridge"]),
+    ("enclave-bridge-lab", &["enclave-bridge-net", "enclave-bridge-e2e"]),
+    ("xtask", &["enclave-bridge-proto", "enclave-bridge", "enclave-bridge-lab"]),
 ];
 
 /// Crates of I/O, of time and of chance that the wire must not come to depend on.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "ENCLAVE_BRIDGE_";
 
 /// Variables that are no key of the bridge's configuration: the announcement of the wire, and two of the tests.
-const OTHER_VARIABLES: [&str; 3] = [PROTOCOL_KEY, "ENCLAVE_BRIDGE_BIN", "ENCLAVE_BRIDGE_E2E_ENDPOINT"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["ENCLAVE_BRIDGE_LAB", PROTOCOL_KEY, "ENCLAVE_BRIDGE_BIN", "ENCLAVE_BRIDGE_E2E_ENDPOINT"];
 
 /// A table's rows as the document has them: cells without their code marks and outer spaces.
 type Rows = Vec<Vec<String>>;

@@ -8,11 +8,30 @@ use enclave_bridge_net::{Leg, Meter, RelayStream as _, Stream, StreamKind};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_LOCAL, VsockAddr, VsockListener, VsockStream};
 
 /// Far above anything a passing test takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) const KINDS: [StreamKind; 2] = [StreamKind::Tcp, StreamKind::Unix];
+/// Whether this is a guest of the lab, the only place where a test may open AF_VSOCK.
+fn in_the_lab() -> bool {
+    #[expect(clippy::disallowed_methods, reason = "set by a guest's init for the tests, not for the product")]
+    std::env::var_os("ENCLAVE_BRIDGE_LAB").is_some_and(|value| value == "1")
+}
+
+/// Far more than any kernel holds. A guest's translated processor takes a second for each of these mebibytes.
+pub(crate) fn bulk_bytes() -> usize {
+    if in_the_lab() { 4 << 20 } else { 64 << 20 }
+}
+
+/// The kinds of socket that there are here.
+pub(crate) fn kinds() -> Vec<StreamKind> {
+    let mut kinds = vec![StreamKind::Tcp, StreamKind::Unix];
+    if in_the_lab() {
+        kinds.push(StreamKind::Vsock);
+    }
+    kinds
+}
 
 /// A kind of socket, and what its bytes are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,20 +40,45 @@ pub(crate) enum Form {
     Unix,
     /// A Unix socket in records.
     Framed,
+    Vsock,
+    /// AF_VSOCK in records.
+    FramedVsock,
 }
 
-pub(crate) const FORMS: [Form; 3] = [Form::Tcp, Form::Unix, Form::Framed];
+impl Form {
+    fn kind(self) -> StreamKind {
+        match self {
+            Form::Tcp => StreamKind::Tcp,
+            Form::Unix | Form::Framed => StreamKind::Unix,
+            Form::Vsock | Form::FramedVsock => StreamKind::Vsock,
+        }
+    }
 
-/// Every pair of forms.
+    fn is_framed(self) -> bool {
+        matches!(self, Form::Framed | Form::FramedVsock)
+    }
+}
+
+/// The forms that there are here.
+pub(crate) fn forms() -> Vec<Form> {
+    let mut forms = vec![Form::Tcp, Form::Unix, Form::Framed];
+    if in_the_lab() {
+        forms.extend([Form::Vsock, Form::FramedVsock]);
+    }
+    forms
+}
+
+/// Every pair of forms; in the lab those with AF_VSOCK in them, as the others are tried elsewhere and faster.
 pub(crate) fn pairs() -> Vec<(Form, Form)> {
-    FORMS.iter().flat_map(|a| FORMS.iter().map(|b| (*a, *b))).collect()
+    let forms = forms();
+    let all = forms.iter().flat_map(|a| forms.iter().map(|b| (*a, *b)));
+    all.filter(|(a, b)| !in_the_lab() || [a.kind(), b.kind()].contains(&StreamKind::Vsock)).collect()
 }
 
 /// The peer's end and the relay's end of one connection.
 pub(crate) async fn legs(form: Form) -> (Leg<Stream>, Leg<Stream>) {
-    let kind = if form == Form::Tcp { StreamKind::Tcp } else { StreamKind::Unix };
-    let (peer, ours) = connected(kind).await;
-    (Leg::new(peer, form == Form::Framed), Leg::new(ours, form == Form::Framed))
+    let (peer, ours) = connected(form.kind()).await;
+    (Leg::new(peer, form.is_framed()), Leg::new(ours, form.is_framed()))
 }
 
 /// The peer's end and the relay's end of one connection.
@@ -52,7 +96,15 @@ pub(crate) async fn connected(kind: StreamKind) -> (Stream, Stream) {
             let (peer, ours) = UnixStream::pair().unwrap();
             (Stream::from_unix(peer), Stream::from_unix(ours))
         }
-        StreamKind::Vsock => panic!("no AF_VSOCK in tests"),
+        StreamKind::Vsock => {
+            assert!(in_the_lab(), "AF_VSOCK is opened in a guest only: cargo xtask lab");
+            // Any port that is free: -1 as a number of 32 bits.
+            let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, u32::MAX)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let peer = VsockStream::connect(VsockAddr::new(VMADDR_CID_LOCAL, port)).await.unwrap();
+            let (ours, _) = listener.accept().await.unwrap();
+            (Stream::from_vsock(peer), Stream::from_vsock(ours))
+        }
     }
 }
 
@@ -140,8 +192,19 @@ pub(crate) async fn assert_torn(stream: &mut Leg<Stream>, what: &str) {
             let write = stream.write_all(b"x").await.map_err(|error| error.kind());
             assert_eq!(write, Err(io::ErrorKind::BrokenPipe), "{what}: still open for writing");
         }
-        (StreamKind::Vsock, _) => panic!("no AF_VSOCK in tests"),
+        (StreamKind::Vsock, _) => {
+            assert!(matches!(seen.end, Ok(()) | Err(io::ErrorKind::ConnectionReset)), "{what}: {seen:?}");
+            let write = stream.write_all(b"x").await.map_err(|error| error.kind());
+            let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::NotConnected];
+            assert!(write.is_err_and(|kind| closed.contains(&kind)), "{what}: still open for writing");
+        }
     }
+}
+
+/// Whether the death of a peer of this kind, with bytes of ours unread, can be told from an end. AF_VSOCK closes by ending
+/// both directions, whatever is unread; records say it.
+pub(crate) fn shows_resets(form: Form) -> bool {
+    form != Form::Vsock
 }
 
 /// Waits for a condition that another task brings about.

@@ -1,0 +1,21 @@
+//! Machines of our own in which AF_VSOCK is real: a Debian kernel, an initramfs with our programs, QEMU.
+//!
+//! What lives here: fetching a kernel without installing it ([`kernel`]), packing what a guest holds ([`initramfs`]), a guest
+//! from its boot to its end ([`guest`]), the device that carries vsock between guests and this machine ([`device`]). The
+//! suites are in `tests/`; they open AF_VSOCK and run in a guest, started by `cargo xtask lab`. What may not live here:
+//! anything that opens AF_VSOCK on the machine that runs the lab.
+
+pub mod device;
+pub mod error;
+pub mod guest;
+pub mod initramfs;
+pub mod kernel;
+pub mod program;
+pub mod told;
+
+pub use device::Device;
+pub use error::LabError;
+pub use guest::{Boot, Ended, Guest};
+pub use initramfs::Initramfs;
+pub use kernel::Kernel;
+pub use told::Told;

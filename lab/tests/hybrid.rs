@@ -1,0 +1,209 @@
+//! The bridge on this machine, the example enclave in a guest: real AF_VSOCK to CID 2 there, Unix sockets here.
+//!
+//! The device between them knows no half-close, so nothing here depends on one. `cargo xtask lab --mode hybrid` starts this
+//! with what it needs in the environment.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test program: a panic is how it fails"
+)]
+
+use enclave_bridge_e2e::bridge::Bridge;
+use enclave_bridge_e2e::bytes::{MIB, Pattern};
+use enclave_bridge_e2e::peers::Server;
+use enclave_bridge_e2e::wire::{Endpoint, Meeting};
+use enclave_bridge_e2e::{bridge, http, ports, wait};
+use enclave_bridge_lab::device::{Device, Port};
+use enclave_bridge_lab::guest::Sink;
+use enclave_bridge_lab::{Boot, Guest, Told};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A guest's boot and its program's start, translated, beside other work.
+const BOOT: Duration = Duration::from_secs(90);
+
+/// The promise for an enclave that is there is two seconds; this only tells "again" from "never".
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A guest of these tests needs no longer, whatever happens.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// The first CID that a hypervisor gives out; each boot has its device anew, as a VMM that starts again does.
+const CID: u32 = 3;
+
+/// A guest that runs the example enclave, at a device of its own. Dropping it is a power cut.
+struct Machine {
+    guest: Guest,
+    said: Arc<Mutex<String>>,
+    // After the guest, which is connected to it.
+    _device: Device,
+    _folder: TempDir,
+}
+
+impl Machine {
+    fn boot(meeting: &Meeting, port: u16) -> Machine {
+        let told = Told::from_environment().expect("started by cargo xtask lab --mode hybrid");
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vhost");
+        let port_of_device = Port { cid: CID, socket: socket.clone(), uds_path: meeting.uds_path().to_owned() };
+        let device = Device::start(&told.device, vec![port_of_device], &folder.path().join("device.log")).unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let kept = Arc::clone(&said);
+        let sink: Sink = Arc::new(move |line| {
+            println!("[guest] {line}");
+            let mut kept = kept.lock().unwrap();
+            kept.push_str(line);
+            kept.push('\n');
+        });
+        let boot = Boot {
+            name: "enclave",
+            kernel: &told.kernel,
+            initramfs: &told.initramfs,
+            command: &format!("exec simple-enclave --port {port} --interval 2\n"),
+            device: Some(&socket),
+            limit: LIMIT,
+            folder: folder.path(),
+        };
+        let guest = boot.start_and_begin(&sink, &AtomicBool::new(false)).unwrap();
+        Machine { guest, said, _device: device, _folder: folder }
+    }
+
+    fn assert_alive(&self) {
+        assert!(std::path::Path::new(&format!("/proc/{}", self.guest.pid())).exists(), "the guest is gone");
+    }
+}
+
+struct Rig {
+    bridge: Bridge,
+    port: u16,
+}
+
+impl Rig {
+    fn start() -> Rig {
+        let bridge =
+            bridge::Builder::new(Endpoint::Hybrid).loopback_egress().variable("GREETING", "from the host").start();
+        Rig { bridge, port: ports::free() }
+    }
+
+    fn address(&self) -> SocketAddr {
+        Bridge::tcp(self.port)
+    }
+
+    fn wait_greets(&mut self, within: Duration) {
+        let address = self.address();
+        wait::until("the greeting of the enclave in the guest", within, || {
+            self.bridge.assert_alive();
+            http::get(address, "/").is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    fn get(&self, path: &str) -> http::Answer {
+        http::get(self.address(), path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+}
+
+#[test]
+#[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
+fn hybrid_an_enclave_in_a_guest_is_served() {
+    let mut rig = Rig::start();
+    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    rig.wait_greets(BOOT);
+    assert_eq!(rig.bridge.ready_status(), 200);
+
+    // Handshake: the host's environment is there.
+    let variable = rig.get("/env/GREETING");
+    assert_eq!((variable.status, variable.text().trim_end()), (200, "from the host"));
+    // Ingress, with the client's address in front of the stream.
+    assert!(rig.get("/client").text().contains("127.0.0.1"));
+    // Both directions of one stream at once, by hash.
+    let length = 4 * MIB;
+    let (status, hash, back) = http::post_and_hash(rig.address(), "/echo", Pattern::new(1, length), length).unwrap();
+    assert_eq!((status, back), (200, length));
+    assert_eq!(hash, Pattern::hash(1, length));
+    // Egress: a server of this machine, and the policy.
+    let mut body = vec![0; 2 * 1024 * 1024];
+    Pattern::new(2, body.len() as u64).read_exact(&mut body).unwrap();
+    let server = Server::http(body.clone());
+    let fetched = rig.get(&format!("/fetch?target={}&path=/", server.target()));
+    assert_eq!(fetched.status, 200, "{}", fetched.text());
+    assert!(fetched.body == body, "{} of {} bytes", fetched.body.len(), body.len());
+    let denied = rig.get("/fetch?target=169.254.169.254:80&path=/");
+    assert_eq!(denied.status, 502);
+    assert!(denied.text().contains("DENIED"), "{}", denied.text());
+    // Logs come out here.
+    let line = rig.bridge.stdout.wait_for_line("{", wait::SOON);
+    assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    // Beats: three intervals later it is the same session.
+    let before = rig.bridge.metric("enclave_bridge_handshakes_total");
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(rig.bridge.ready_status(), 200);
+    assert_eq!(rig.bridge.metric("enclave_bridge_handshakes_total"), before, "the session was lost");
+    machine.assert_alive();
+}
+
+#[test]
+#[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
+fn hybrid_the_bridge_is_killed_and_the_guest_lives() {
+    let mut rig = Rig::start();
+    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    rig.wait_greets(BOOT);
+    for _ in 0..3 {
+        rig.bridge.kill();
+        rig.bridge = bridge::Builder::new(Endpoint::Hybrid)
+            .loopback_egress()
+            .variable("GREETING", "from the next host")
+            .in_folder_of(&rig.bridge)
+            .start();
+        rig.wait_greets(AGAIN);
+    }
+    assert_eq!(rig.get("/env/GREETING").status, 200);
+    machine.assert_alive();
+    assert!(!machine.said.lock().unwrap().contains("panicked"));
+}
+
+#[test]
+#[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
+fn hybrid_a_guest_that_loses_power_is_replaced_by_the_next() {
+    let mut rig = Rig::start();
+    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    rig.wait_greets(BOOT);
+    let pid = rig.bridge.pid();
+    // Streams that are busy when it happens, each an upload without an end that is echoed.
+    let address = rig.address();
+    let streams: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(AGAIN)).unwrap();
+            stream.set_write_timeout(Some(AGAIN)).unwrap();
+            write!(stream, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n").unwrap();
+            let mut writing = stream.try_clone().unwrap();
+            std::thread::spawn(move || while writing.write_all(&[b'.'; 4096]).is_ok() {});
+            let mut first = [0; 1024];
+            stream.read_exact(&mut first).unwrap();
+            stream
+        })
+        .collect();
+    let Machine { guest, .. } = machine;
+    guest.cut_power();
+    let cut = std::time::Instant::now();
+    for mut stream in streams {
+        // The end of the stream is not the end of the body: what remains of a gigabyte is missing, and the client knows.
+        let (bytes, error) = enclave_bridge_e2e::tunnels::read_out(&mut stream);
+        assert!(bytes < 1_000_000_000);
+        assert_ne!(error, Some(std::io::ErrorKind::WouldBlock), "a stream of a guest without power stands open");
+    }
+    println!("every stream was over {:?} after the power cut", cut.elapsed());
+
+    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    rig.wait_greets(BOOT);
+    assert_eq!(rig.bridge.pid(), pid);
+    assert_eq!(rig.bridge.ready_status(), 200);
+    machine.assert_alive();
+}

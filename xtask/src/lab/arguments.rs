@@ -1,0 +1,154 @@
+//! What `cargo xtask lab` is told.
+
+use enclave_bridge_lab::kernel::SERIES;
+use std::fmt;
+
+/// How the bridge and the enclave stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Both in one guest, over CID 1.
+    Loopback,
+    /// The bridge on this machine, the enclave in a guest.
+    Hybrid,
+    /// Each in a guest of its own.
+    Pair,
+}
+
+impl Mode {
+    const ALL: [Mode; 3] = [Mode::Loopback, Mode::Hybrid, Mode::Pair];
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Loopback => "loopback",
+            Mode::Hybrid => "hybrid",
+            Mode::Pair => "pair",
+        })
+    }
+}
+
+/// Everything that was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Arguments {
+    pub(crate) modes: Vec<Mode>,
+    pub(crate) kernels: Vec<String>,
+    pub(crate) install: bool,
+    pub(crate) write_table: bool,
+    /// Only the suites in which the socket matters most.
+    pub(crate) quick: bool,
+    /// Names of tests, as cargo's test programs take them.
+    pub(crate) tests: Vec<String>,
+}
+
+impl Arguments {
+    pub(crate) fn parse(words: &[&str]) -> Result<Arguments, String> {
+        let mut read = Arguments {
+            modes: Vec::new(),
+            kernels: Vec::new(),
+            install: false,
+            write_table: false,
+            quick: false,
+            tests: Vec::new(),
+        };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word}: a value is missing"));
+            match *word {
+                "--mode" => {
+                    let name = value()?;
+                    let mode = Mode::ALL.into_iter().find(|mode| mode.to_string() == *name);
+                    read.modes.push(mode.ok_or_else(|| format!("--mode {name}: no such mode"))?);
+                }
+                "--kernel" => {
+                    let series = value()?;
+                    if !SERIES.iter().any(|(known, _)| known == series) {
+                        return Err(format!("--kernel {series}: none of\n{}", super::known_series()));
+                    }
+                    read.kernels.push((*series).to_owned());
+                }
+                "--install" => read.install = true,
+                "--write-table" => read.write_table = true,
+                "--" => {
+                    read.tests = words.by_ref().map(|test| (*test).to_owned()).collect();
+                    if let Some(bad) = read.tests.iter().find(|test| !is_test_name(test)) {
+                        return Err(format!("{bad}: not the name of a test"));
+                    }
+                }
+                _ => return Err(format!("{word}: unknown")),
+            }
+        }
+        if read.kernels.is_empty() {
+            read.kernels = SERIES.iter().map(|(series, _)| (*series).to_owned()).collect();
+        }
+        Ok(read)
+    }
+
+    /// Loopback on every kernel and hybrid on the newest, within ten minutes.
+    pub(crate) fn for_ci() -> Arguments {
+        let kernels = SERIES.iter().map(|(series, _)| (*series).to_owned()).collect();
+        Arguments { modes: Vec::new(), kernels, install: false, write_table: false, quick: true, tests: Vec::new() }
+    }
+
+    /// The modes for a kernel: those that were named, else all; pair runs on the newest kernel only unless it was named.
+    pub(crate) fn modes_on(&self, series: &str) -> Vec<Mode> {
+        if !self.modes.is_empty() {
+            return self.modes.clone();
+        }
+        let newest = SERIES.last().is_some_and(|(newest, _)| *newest == series);
+        let wanted = |mode: &Mode| match mode {
+            Mode::Loopback => true,
+            Mode::Hybrid => newest || !self.quick,
+            Mode::Pair => newest && !self.quick,
+        };
+        Mode::ALL.into_iter().filter(wanted).collect()
+    }
+}
+
+/// Names of tests go through a shell in the guest.
+fn is_test_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_words_everything_is_run() {
+        let arguments = Arguments::parse(&[]).unwrap();
+        assert_eq!(arguments.kernels, ["6.1", "6.12"]);
+        assert_eq!(arguments.modes_on("6.1"), [Mode::Loopback, Mode::Hybrid]);
+        assert_eq!(arguments.modes_on("6.12"), Mode::ALL);
+    }
+
+    #[test]
+    fn every_change_is_tried_on_both_kernels_and_once_between_two_machines() {
+        let arguments = Arguments::for_ci();
+        assert_eq!(arguments.modes_on("6.1"), [Mode::Loopback]);
+        assert_eq!(arguments.modes_on("6.12"), [Mode::Loopback, Mode::Hybrid]);
+    }
+
+    #[test]
+    fn words_narrow_it_down() {
+        let words = ["--mode", "pair", "--kernel", "6.1", "--", "half_close"];
+        let arguments = Arguments::parse(&words).unwrap();
+        assert_eq!(arguments.kernels, ["6.1"]);
+        assert_eq!(arguments.modes_on("6.1"), [Mode::Pair]);
+        assert_eq!(arguments.tests, ["half_close"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_named() {
+        for (words, part) in [
+            (&["--mode", "nitro"][..], "nitro"),
+            (&["--kernel", "5.10"], "5.10"),
+            (&["--kernel"], "value"),
+            (&["loopback"], "loopback"),
+            (&["--", "a; reboot"], "a; reboot"),
+        ] {
+            let error = Arguments::parse(words).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

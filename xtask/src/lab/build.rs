@@ -1,0 +1,102 @@
+//! Static builds of everything that runs in a guest, which has no library of its own.
+
+use crate::run::{self, Line, cargo};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// What was built.
+pub(crate) struct Programs {
+    /// The folder of all of them, under plain names.
+    pub(crate) folder: PathBuf,
+    /// The programs of the project.
+    pub(crate) products: Vec<PathBuf>,
+    /// The end-to-end suites that run over AF_VSOCK as they run over the hybrid transport.
+    pub(crate) e2e: Vec<PathBuf>,
+    /// The suites of `net` that run over every kind of socket.
+    pub(crate) net: Vec<PathBuf>,
+    /// The lab's own suites.
+    pub(crate) lab: Vec<PathBuf>,
+}
+
+impl Programs {
+    /// The lab's suite of that name.
+    pub(crate) fn suite(&self, name: &str) -> Result<&PathBuf, String> {
+        let suite = self.lab.iter().find(|path| path.file_name().is_some_and(|file| file == name));
+        suite.ok_or_else(|| format!("no suite {name} in lab/tests"))
+    }
+}
+
+/// What is not run in a guest: these test the harness, files and command lines, or this machine.
+const NOT_OVER_VSOCK: &[&str] = &["config", "demo", "harness"];
+
+/// Suites of `net` that try pairs of sockets.
+const OF_NET: &[&str] = &["prefixed", "relay_pairs"];
+
+pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
+    let musl = "x86_64-unknown-linux-musl";
+    let installed = Line::new("rustup", ["target", "list", "--installed"]).capture().unwrap_or_default();
+    let target = if installed.lines().any(|line| line == musl) { musl } else { "x86_64-unknown-linux-gnu" };
+    let line = |arguments: &[&str]| {
+        // A target that is named, even where it is the host's own: the flag must not reach build scripts and macros.
+        cargo(arguments)
+            .args(["--locked", "--profile", "lab", "--message-format", "json-render-diagnostics", "--target", target])
+            .args(["--target-dir".as_ref(), folder.join("build").as_os_str()])
+            .variable("RUSTFLAGS", "-C target-feature=+crt-static")
+    };
+    let products = line(&["build", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
+    let suites = line(&["test", "--no-run", "--tests"]);
+    let packages =
+        ["--package", "enclave-bridge-e2e", "--package", "enclave-bridge-lab", "--package", "enclave-bridge-net"];
+    let suites = suites.args(packages);
+    let staging = folder.join("programs");
+    std::fs::create_dir_all(&staging).map_err(|error| format!("{}: {error}", staging.display()))?;
+    let mut programs =
+        Programs { folder: staging, products: Vec::new(), e2e: Vec::new(), net: Vec::new(), lab: Vec::new() };
+    for built in executables(&products)?.iter().chain(&executables(&suites)?) {
+        let place = programs.folder.join(&built.name);
+        std::fs::copy(&built.path, &place).map_err(|error| format!("{}: {error}", built.path.display()))?;
+        match built.package.as_str() {
+            "lab" if built.is_test => programs.lab.push(place),
+            "e2e" if built.is_test && !NOT_OVER_VSOCK.contains(&built.name.as_str()) => programs.e2e.push(place),
+            "crates/net" if built.is_test && OF_NET.contains(&built.name.as_str()) => programs.net.push(place),
+            "e2e" | "lab" | "crates/net" => {}
+            _ => programs.products.push(place),
+        }
+    }
+    programs.e2e.sort();
+    programs.net.sort();
+    programs.lab.sort();
+    Ok(programs)
+}
+
+struct Built {
+    name: String,
+    /// The folder of its package.
+    package: String,
+    is_test: bool,
+    path: PathBuf,
+}
+
+/// Runs cargo, with its words on the terminal, and reads which executables it names.
+fn executables(line: &Line) -> Result<Vec<Built>, String> {
+    let output = line.command().stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("{line}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{line}: {}", output.status));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut built = Vec::new();
+    for message in messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        let Some(path) = message.get("executable").and_then(serde_json::Value::as_str) else { continue };
+        let text = |pointer: &str| message.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let manifest = Path::new(text("/manifest_path"));
+        let package = manifest.parent().and_then(|folder| folder.strip_prefix(run::root()).ok());
+        built.push(Built {
+            name: text("/target/name").to_owned(),
+            package: package.map(|package| package.display().to_string()).unwrap_or_default(),
+            is_test: text("/target/kind/0") == "test",
+            path: path.into(),
+        });
+    }
+    Ok(built)
+}
