@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  ci                            everything that must hold, and how much of it was tried
+  ci [--lab]                    everything that must hold, and how much of it was tried; with guests of the lab
   tidy                          documents and tree agree with the code
   image                         the container image is built from a static binary, run and ended
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --install, --write-table)
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["ci"] => ci::run(),
+        ["ci"] => ci::run(false),
+        ["ci", "--lab"] => ci::run(true),
         ["tidy"] => match tidy::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(errors) => {
