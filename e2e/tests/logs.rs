@@ -8,6 +8,7 @@ use enclave_bridge_e2e::process::Output;
 use enclave_bridge_e2e::tunnels::{self, Heard};
 use enclave_bridge_e2e::v1::{Enclave, LOG_PORT, Settings};
 use enclave_bridge_e2e::wait::{self, SOON};
+use enclave_bridge_e2e::wire::Endpoint;
 use std::io::Write;
 use std::time::Duration;
 
@@ -124,7 +125,9 @@ fn l4_a_gibibyte_without_a_newline_is_cut_and_costs_no_memory() {
 fn l2_a_stalled_standard_output_stops_no_tunnel() {
     let mut bridge = Bridge::builder().output(Output::Held).start();
     let port = ports::free();
-    let enclave = Enclave::echo(&bridge.meeting, &Settings::new(Duration::from_secs(1)).server(5001, port), 5001);
+    // A guest's one translated processor does not keep beats of a second beside 32 MiB of lines: rightly a loss.
+    let interval = Duration::from_secs(if Endpoint::under_test() == Endpoint::Vsock { 5 } else { 1 });
+    let enclave = Enclave::echo(&bridge.meeting, &Settings::new(interval).server(5001, port), 5001);
     let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
     log.write_within(Duration::from_secs(1));
     let line = [vec![b'l'; 1000], vec![b'\n']].concat();
@@ -147,7 +150,7 @@ fn l2_a_stalled_standard_output_stops_no_tunnel() {
         assert_eq!(Heard { hash, length }, Heard::pattern(seed, 8 * MIB));
         speaking.join().unwrap();
     }
-    wait::until("beats all the while", SOON, || enclave.beats() > before + 2);
+    wait::until("beats all the while", CALM, || enclave.beats() > before + 2);
     assert_eq!(bridge.ready_status(), 200);
     assert!(bridge.resident_kib() < 256 * 1024, "{} KiB resident", bridge.resident_kib());
 

@@ -18,8 +18,11 @@ use crate::program::find;
 /// has run nothing may be run again, what has begun never.
 pub const BOOT_ATTEMPTS: u32 = 3;
 
-/// Memory of a guest: the programs unpacked, the archive that they came from, and the 64 MiB streams of the tests.
+/// Memory of a guest, MiB: the programs unpacked, the archive that they came from, and the 64 MiB streams of the tests.
 pub const MEMORY_MIB: u32 = 512;
+
+/// Memory of a guest that holds 10,000 connections, MiB: some 20 KiB of the kernel's for each of both ends of both sockets.
+pub const MEMORY_OF_MANY_CONNECTIONS_MIB: u32 = 1536;
 
 /// How often a guest's process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -41,6 +44,8 @@ pub struct Boot<'a> {
     pub initramfs: &'a Initramfs,
     /// What it runs, for a shell.
     pub command: &'a str,
+    /// Its memory, MiB.
+    pub memory_mib: u32,
     /// The socket of the vsock device that it is connected to; without one it has CID 1 only.
     pub device: Option<&'a Path>,
     /// It is stopped then.
@@ -130,9 +135,9 @@ impl Boot<'_> {
         File::create(&console).map_err(LabError::file(&console))?;
         let mut command = Command::new(find("qemu-system-x86_64")?);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]);
-        command.args(["-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", &MEMORY_MIB.to_string()]);
+        command.args(["-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", &self.memory_mib.to_string()]);
         // A vhost-user device reads and writes the guest's memory, so that memory is shared with it.
-        command.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"));
+        command.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib));
         command.args(["-machine", "q35,memory-backend=memory"]);
         command.arg("-kernel").arg(self.kernel.image()).arg("-initrd").arg(&archive);
         command.args([

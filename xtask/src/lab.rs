@@ -13,9 +13,9 @@ use std::time::Instant;
 use crate::ci::target_folder;
 use crate::tally::Tally;
 pub(crate) use arguments::Arguments;
+use arguments::Task;
 
-pub(crate) const USAGE: &str =
-    "[--mode loopback|hybrid|pair] [--kernel 6.1|6.12] [--install] [--write-table] [-- TEST]";
+pub(crate) const USAGE: &str = "[--mode loopback|hybrid|pair] [--kernel 6.1|6.12] [--quick] [--install] [--write-table] [-- TEST | --measure WHAT NUMBER]";
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) failures: Vec<String>,
     /// Modes that were not tried, with the reason.
     pub(crate) skips: Vec<String>,
+    /// The number of the signal that ended it early.
+    pub(crate) interrupted_by: Option<u8>,
 }
 
 /// The command.
@@ -51,7 +53,13 @@ pub(crate) fn main(arguments: &[&str]) -> ExitCode {
     for failure in &report.failures {
         println!("failed: {failure}");
     }
-    println!("{}", report.tally);
+    if let Some(signal) = report.interrupted_by {
+        println!("interrupted");
+        return ExitCode::from(128 + signal);
+    }
+    if !arguments.measures() {
+        println!("{}", report.tally);
+    }
     // Whoever asks for the lab by name wants it: what could not be tried is no success.
     if report.failures.is_empty() && report.tally.failed == 0 && report.skips.is_empty() {
         ExitCode::SUCCESS
@@ -94,8 +102,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
     let programs = build::programs(&folder)?;
     let mut table = table::Table::default();
     for kernel in &kernels {
-        for mode in arguments.modes_on(&kernel.series) {
-            let name = format!("{mode} on {}", kernel.version);
+        for task in arguments.tasks_on(&kernel.series) {
+            let name = format!("{task} on {}", kernel.version);
             println!("\n== lab: {name}");
             let start = Instant::now();
             let lab = modes::Lab {
@@ -104,9 +112,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
                 programs: &programs,
                 tests: &arguments.tests,
                 quick: arguments.quick,
-                stop: &stop,
+                stop: &stop.flag,
             };
-            match lab.run(mode) {
+            let outcome = match task {
+                Task::Suites(mode) => lab.run(mode),
+                Task::Measure(words) => lab.measure(words),
+            };
+            match outcome {
+                Ok(outcome) if arguments.measures() => {
+                    if outcome.status != 0 {
+                        report.failures.push(format!("{name}: status {}", outcome.status));
+                    }
+                }
                 Ok(outcome) => {
                     report.tally = report.tally.and(outcome.tally);
                     table.take(kernel, &outcome.output);
@@ -117,7 +134,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
                         report.failures.push(format!("{name}: status {}, {}", outcome.status, outcome.tally));
                     }
                 }
-                Err(LabError::Interrupted) => return Err("interrupted".to_owned()),
+                Err(LabError::Interrupted) => {
+                    report.interrupted_by = stop.signal();
+                    return Ok(report);
+                }
                 Err(error) if error.is_missing() => report.skips.push(format!("{name}: {error}")),
                 Err(error) => {
                     report.tally.failed += 1;

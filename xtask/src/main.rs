@@ -14,10 +14,11 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  ci [--lab]                    everything that must hold, and how much of it was tried; with guests of the lab
+  ci                            everything that must hold, and how much of it was tried
   tidy                          documents and tree agree with the code
   image                         the container image is built from a static binary, run and ended
-  lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --install, --write-table)
+  lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
+                                --write-table), or figures from within one (--measure idle 10000)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
 ";
 
@@ -25,8 +26,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["ci"] => ci::run(false),
-        ["ci", "--lab"] => ci::run(true),
+        ["ci"] => ci::run(),
         ["tidy"] => match tidy::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(errors) => {

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use common::{
-    Form, LONG, Seen, assert_torn, bulk_bytes, bytes, drain, forms, legs, pairs, reset, shows_resets, until,
+    Form, LONG, Seen, assert_torn, bulk_bytes, bytes, drain, forms, legs, pairs, refusal, reset, shows_resets, until,
     write_until_stalled,
 };
 use enclave_bridge_net::{End, Leg, Meter, Outcome, RelayConfig, Scope, Side, Stream, relay};
@@ -178,11 +178,18 @@ async fn a_reset_amid_bulk_is_never_an_end() {
         until("delivered", || rig.meter.b_to_a() == 6).await;
         let sent = write_until_stalled(&mut rig.a, &data, &rig.meter).await;
         reset(rig.a);
-        // Nothing is read from or written to either socket now: only the watch can see it.
+        // Nothing is read from or written to either socket now: only the watch can see it. A full vsock has no room for the
+        // record that resets and shows no error: there it is the missing end that tells, after what the socket still holds.
+        let silent = kinds.0 == Form::FramedVsock;
+        if silent {
+            assert_torn(&mut rig.b, &rig.what).await;
+        }
         let outcome = timeout(LONG, &mut rig.outcome).await.unwrap().unwrap();
         assert!(matches!(outcome.end, End::Reset { by: Side::A, .. }), "{}: {outcome:?}", rig.what);
-        assert!(outcome.a_to_b < sent as u64);
-        assert_torn(&mut rig.b, &rig.what).await;
+        assert!(outcome.a_to_b < sent as u64 || silent && outcome.a_to_b == sent as u64, "{}: {outcome:?}", rig.what);
+        if !silent {
+            assert_torn(&mut rig.b, &rig.what).await;
+        }
     }
 }
 
@@ -211,7 +218,7 @@ async fn the_death_of_a_peer_that_shows_no_reset_is_an_end_and_then_a_reset() {
         rig.b.write_all(b"to nobody").await.unwrap();
         let outcome = timeout(LONG, &mut rig.outcome).await.unwrap().unwrap();
         assert!(matches!(outcome.end, End::Reset { by: Side::A, .. }), "{}: {outcome:?}", rig.what);
-        let torn = rig.b.write_all(b"x").await.unwrap_err().kind();
+        let torn = refusal(&mut rig.b).await;
         let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::NotConnected];
         assert!(closed.contains(&torn), "{}: {torn:?}", rig.what);
     }
@@ -228,7 +235,7 @@ async fn a_reset_after_the_half_close_is_noticed_in_silence() {
         let outcome = timeout(LONG, &mut rig.outcome).await.unwrap().unwrap();
         assert!(matches!(outcome.end, End::Reset { by: Side::A, .. }), "{}: {outcome:?}", rig.what);
         // The end that B saw was real; what B sends from here on goes nowhere, and B is told.
-        let error = rig.b.write_all(b"x").await.unwrap_err().kind();
+        let error = refusal(&mut rig.b).await;
         assert!(matches!(error, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset), "{error:?}");
     }
 }
@@ -380,7 +387,7 @@ async fn half_closed_pairs_that_stand_still_are_reset_at_the_linger_limit() {
         assert!(start.elapsed().abs_diff(config.linger).as_secs_f64() <= 1.0, "{:?}", start.elapsed());
         // B had its end and all before it; the direction that was cut off is a reset.
         assert_eq!(drain(&mut b).await, Seen::whole(b"last words"));
-        assert!(b.write_all(b"x").await.is_err());
+        refusal(&mut b).await;
         assert_torn(&mut a, "a").await;
     }
 }

@@ -28,6 +28,22 @@ impl fmt::Display for Mode {
     }
 }
 
+/// One thing to be done on one kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Task<'a> {
+    Suites(Mode),
+    Measure(&'a [String]),
+}
+
+impl fmt::Display for Task<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Task::Suites(mode) => mode.fmt(f),
+            Task::Measure(words) => write!(f, "measure {}", words.join(" ")),
+        }
+    }
+}
+
 /// Everything that was asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Arguments {
@@ -37,6 +53,8 @@ pub(crate) struct Arguments {
     pub(crate) write_table: bool,
     /// Only the suites in which the socket matters most.
     pub(crate) quick: bool,
+    /// Instead of tests: the words of a measurement.
+    pub(crate) measure: Vec<String>,
     /// Names of tests, as cargo's test programs take them.
     pub(crate) tests: Vec<String>,
 }
@@ -49,6 +67,7 @@ impl Arguments {
             install: false,
             write_table: false,
             quick: false,
+            measure: Vec::new(),
             tests: Vec::new(),
         };
         let mut words = words.iter();
@@ -69,6 +88,13 @@ impl Arguments {
                 }
                 "--install" => read.install = true,
                 "--write-table" => read.write_table = true,
+                "--quick" => read.quick = true,
+                "--measure" => {
+                    read.measure = words.by_ref().map(|word| (*word).to_owned()).collect();
+                    if read.measure.is_empty() || read.measure.iter().any(|word| !is_test_name(word)) {
+                        return Err("--measure: idle, ready, restart or sigterm, and a number".to_owned());
+                    }
+                }
                 "--" => {
                     read.tests = words.by_ref().map(|test| (*test).to_owned()).collect();
                     if let Some(bad) = read.tests.iter().find(|test| !is_test_name(test)) {
@@ -87,11 +113,32 @@ impl Arguments {
     /// Loopback on every kernel and hybrid on the newest, within ten minutes.
     pub(crate) fn for_ci() -> Arguments {
         let kernels = SERIES.iter().map(|(series, _)| (*series).to_owned()).collect();
-        Arguments { modes: Vec::new(), kernels, install: false, write_table: false, quick: true, tests: Vec::new() }
+        Arguments {
+            modes: Vec::new(),
+            kernels,
+            install: false,
+            write_table: false,
+            quick: true,
+            measure: Vec::new(),
+            tests: Vec::new(),
+        }
+    }
+
+    /// Whether figures are wanted, and no tests.
+    pub(crate) fn measures(&self) -> bool {
+        !self.measure.is_empty()
+    }
+
+    /// What is to be done on a kernel.
+    pub(crate) fn tasks_on(&self, series: &str) -> Vec<Task<'_>> {
+        if self.measures() {
+            return vec![Task::Measure(&self.measure)];
+        }
+        self.modes_on(series).into_iter().map(Task::Suites).collect()
     }
 
     /// The modes for a kernel: those that were named, else all; pair runs on the newest kernel only unless it was named.
-    pub(crate) fn modes_on(&self, series: &str) -> Vec<Mode> {
+    fn modes_on(&self, series: &str) -> Vec<Mode> {
         if !self.modes.is_empty() {
             return self.modes.clone();
         }
@@ -146,6 +193,8 @@ mod tests {
             (&["--kernel"], "value"),
             (&["loopback"], "loopback"),
             (&["--", "a; reboot"], "a; reboot"),
+            (&["--measure"], "--measure"),
+            (&["--measure", "idle", "$(reboot)"], "--measure"),
         ] {
             let error = Arguments::parse(words).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -12,6 +12,8 @@ pub(crate) struct Programs {
     pub(crate) products: Vec<PathBuf>,
     /// The end-to-end suites that run over AF_VSOCK as they run over the hybrid transport.
     pub(crate) e2e: Vec<PathBuf>,
+    /// The program of `cargo xtask measure`.
+    pub(crate) measure: Option<PathBuf>,
     /// The suites of `net` that run over every kind of socket.
     pub(crate) net: Vec<PathBuf>,
     /// The lab's own suites.
@@ -50,15 +52,25 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
     let suites = suites.args(packages);
     let staging = folder.join("programs");
     std::fs::create_dir_all(&staging).map_err(|error| format!("{}: {error}", staging.display()))?;
-    let mut programs =
-        Programs { folder: staging, products: Vec::new(), e2e: Vec::new(), net: Vec::new(), lab: Vec::new() };
+    let mut programs = Programs {
+        folder: staging,
+        products: Vec::new(),
+        e2e: Vec::new(),
+        measure: None,
+        net: Vec::new(),
+        lab: Vec::new(),
+    };
     for built in executables(&products)?.iter().chain(&executables(&suites)?) {
+        if !built.is_test && !built.is_program {
+            continue;
+        }
         let place = programs.folder.join(&built.name);
         std::fs::copy(&built.path, &place).map_err(|error| format!("{}: {error}", built.path.display()))?;
         match built.package.as_str() {
             "lab" if built.is_test => programs.lab.push(place),
             "e2e" if built.is_test && !NOT_OVER_VSOCK.contains(&built.name.as_str()) => programs.e2e.push(place),
             "crates/net" if built.is_test && OF_NET.contains(&built.name.as_str()) => programs.net.push(place),
+            "e2e" if built.is_program && built.name == "measure" => programs.measure = Some(place),
             "e2e" | "lab" | "crates/net" => {}
             _ => programs.products.push(place),
         }
@@ -74,6 +86,8 @@ struct Built {
     /// The folder of its package.
     package: String,
     is_test: bool,
+    /// A program, and not the unit tests of one.
+    is_program: bool,
     path: PathBuf,
 }
 
@@ -95,6 +109,8 @@ fn executables(line: &Line) -> Result<Vec<Built>, String> {
             name: text("/target/name").to_owned(),
             package: package.map(|package| package.display().to_string()).unwrap_or_default(),
             is_test: text("/target/kind/0") == "test",
+            is_program: text("/target/kind/0") == "bin"
+                && message.pointer("/profile/test") == Some(&serde_json::Value::Bool(false)),
             path: path.into(),
         });
     }

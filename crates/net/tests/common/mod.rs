@@ -201,6 +201,20 @@ pub(crate) async fn assert_torn(stream: &mut Leg<Stream>, what: &str) {
     }
 }
 
+/// Writes until the stream is refused, and says how: AF_VSOCK's close is carried by a task of the kernel's, and a write
+/// that comes before it is taken. For when no relay runs any more.
+pub(crate) async fn refusal(stream: &mut Leg<Stream>) -> io::ErrorKind {
+    // The machine's clock: these tests may have stopped tokio's.
+    let start = std::time::Instant::now();
+    loop {
+        if let Err(error) = stream.write_all(b"x").await {
+            return error.kind();
+        }
+        assert!(start.elapsed() < LONG, "still open for writing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Whether the death of a peer of this kind, with bytes of ours unread, can be told from an end. AF_VSOCK closes by ending
 /// both directions, whatever is unread; records say it.
 pub(crate) fn shows_resets(form: Form) -> bool {
