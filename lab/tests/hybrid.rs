@@ -212,8 +212,8 @@ fn power_cut_under_streams(rig: &mut Rig, machine: Machine, streams: usize) {
         });
     }
     drop(over);
-    machine.cut_power();
     let cut = Instant::now();
+    machine.cut_power();
     let endings: Vec<_> = is_over.iter().collect();
     let latest = endings.iter().map(|(_, at)| at.saturating_duration_since(cut)).max().unwrap_or_default();
     println!("{} streams were reset within {latest:?} of the power cut", endings.len());
