@@ -46,7 +46,7 @@ async fn ingress(place: &Place, proxy_v2: bool) -> (Session, Listener) {
 async fn a_banner_in_the_same_segment_as_the_ack_arrives_whole() {
     let place = Place::new();
     let (_session, dialer, out) = egress(&place).await;
-    for run in 0..1000_usize {
+    for run in 0..10_000_usize {
         let banner = format!("220 number {run} {}\r\n", "x".repeat(run * 7 % 6000));
         let host = async {
             let (mut stream, _) = out.accept().await.unwrap();
