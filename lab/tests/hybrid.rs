@@ -11,80 +11,20 @@
     reason = "a test program: a panic is how it fails"
 )]
 
+mod machine;
+
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::bytes::{MIB, Pattern};
 use enclave_bridge_e2e::peers::Server;
-use enclave_bridge_e2e::wire::{Endpoint, Meeting};
+use enclave_bridge_e2e::wire::Endpoint;
 use enclave_bridge_e2e::{bridge, http, ports, wait};
-use enclave_bridge_lab::device::{Device, Port};
-use enclave_bridge_lab::guest::{MEMORY_MIB, Sink};
-use enclave_bridge_lab::{Boot, Guest, Told};
+use machine::{BOOT, Machine};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// A guest's boot and its program's start, translated, beside other work.
-const BOOT: Duration = Duration::from_secs(90);
 
 /// The promise for an enclave that is there is two seconds; this only tells "again" from "never".
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// A guest of these tests needs no longer, whatever happens.
-const LIMIT: Duration = Duration::from_secs(240);
-
-/// The first CID that a hypervisor gives out; each boot has its device anew, as a VMM that starts again does.
-const CID: u32 = 3;
-
-/// A guest that runs the example enclave, at a device of its own. Dropping it is a power cut.
-struct Machine {
-    guest: Guest,
-    said: Arc<Mutex<String>>,
-    device: Device,
-    _folder: TempDir,
-}
-
-impl Machine {
-    fn boot(meeting: &Meeting, port: u16) -> Machine {
-        let told = Told::from_environment().expect("started by cargo xtask lab --mode hybrid");
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("vhost");
-        let port_of_device = Port { cid: CID, socket: socket.clone(), uds_path: meeting.uds_path().to_owned() };
-        let device = Device::start(&told.device, vec![port_of_device], &folder.path().join("device.log")).unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let kept = Arc::clone(&said);
-        let sink: Sink = Arc::new(move |line| {
-            println!("[guest] {line}");
-            let mut kept = kept.lock().unwrap();
-            kept.push_str(line);
-            kept.push('\n');
-        });
-        let boot = Boot {
-            name: "enclave",
-            kernel: &told.kernel,
-            initramfs: &told.initramfs,
-            command: &format!("exec simple-enclave --port {port} --interval 2\n"),
-            memory_mib: MEMORY_MIB,
-            device: Some(&socket),
-            limit: LIMIT,
-            folder: folder.path(),
-        };
-        let guest = boot.start_and_begin(&sink, &AtomicBool::new(false)).unwrap();
-        Machine { guest, said, device, _folder: folder }
-    }
-
-    /// The machine and its device end at once: with a VMM that has its vsock device within it they are one process.
-    fn cut_power(self) {
-        drop(self.device);
-        self.guest.cut_power();
-    }
-
-    fn assert_alive(&self) {
-        assert!(std::path::Path::new(&format!("/proc/{}", self.guest.pid())).exists(), "the guest is gone");
-    }
-}
 
 struct Rig {
     bridge: Bridge,
@@ -96,6 +36,11 @@ impl Rig {
         let bridge =
             bridge::Builder::new(Endpoint::Hybrid).loopback_egress().variable("GREETING", "from the host").start();
         Rig { bridge, port: ports::free() }
+    }
+
+    /// A guest that runs the example enclave.
+    fn boot(&self) -> Machine {
+        Machine::boot(&self.bridge.meeting, &format!("exec simple-enclave --port {} --interval 2\n", self.port))
     }
 
     fn address(&self) -> SocketAddr {
@@ -119,7 +64,7 @@ impl Rig {
 #[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
 fn hybrid_an_enclave_in_a_guest_is_served() {
     let mut rig = Rig::start();
-    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    let machine = rig.boot();
     rig.wait_greets(BOOT);
     assert_eq!(rig.bridge.ready_status(), 200);
 
@@ -158,7 +103,7 @@ fn hybrid_an_enclave_in_a_guest_is_served() {
 #[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
 fn hybrid_the_bridge_is_killed_and_the_guest_lives() {
     let mut rig = Rig::start();
-    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    let machine = rig.boot();
     rig.wait_greets(BOOT);
     for _ in 0..3 {
         rig.bridge.kill();
@@ -229,12 +174,12 @@ fn power_cut_under_streams(rig: &mut Rig, machine: Machine, streams: usize) {
 #[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
 fn hybrid_a_guest_that_loses_power_is_replaced_by_the_next() {
     let mut rig = Rig::start();
-    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    let machine = rig.boot();
     rig.wait_greets(BOOT);
     let pid = rig.bridge.pid();
     power_cut_under_streams(&mut rig, machine, 20);
 
-    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    let machine = rig.boot();
     rig.wait_greets(BOOT);
     assert_eq!(rig.bridge.pid(), pid);
     assert_eq!(rig.bridge.ready_status(), 200);
@@ -248,13 +193,13 @@ fn slow_hybrid_twenty_power_cuts_under_a_hundred_streams() {
     let pid = rig.bridge.pid();
     let before = rig.bridge.descriptors();
     for _ in 0..20 {
-        let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+        let machine = rig.boot();
         rig.wait_greets(BOOT);
         power_cut_under_streams(&mut rig, machine, 100);
         // The session may live until its beats are missed; what its streams held is back by then.
         wait::until("the descriptors of before", AGAIN, || rig.bridge.descriptors() <= before);
     }
-    let machine = Machine::boot(&rig.bridge.meeting, rig.port);
+    let machine = rig.boot();
     rig.wait_greets(BOOT);
     assert_eq!((rig.bridge.pid(), rig.bridge.ready_status()), (pid, 200));
     machine.assert_alive();

@@ -46,6 +46,7 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
             .variable("RUSTFLAGS", "-C target-feature=+crt-static")
     };
     let products = line(&["build", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
+    let enclaves = line(&["build", "--package", "enclave-bridge-lab", "--examples"]);
     let suites = line(&["test", "--no-run", "--tests"]);
     let packages =
         ["--package", "enclave-bridge-e2e", "--package", "enclave-bridge-lab", "--package", "enclave-bridge-net"];
@@ -60,7 +61,7 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
         net: Vec::new(),
         lab: Vec::new(),
     };
-    for built in executables(&products)?.iter().chain(&executables(&suites)?) {
+    for built in executables(&products)?.iter().chain(&executables(&enclaves)?).chain(&executables(&suites)?) {
         if !built.is_test && !built.is_program {
             continue;
         }
@@ -68,10 +69,11 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
         std::fs::copy(&built.path, &place).map_err(|error| format!("{}: {error}", built.path.display()))?;
         match built.package.as_str() {
             "lab" if built.is_test => programs.lab.push(place),
+            "lab" => programs.products.push(place),
             "e2e" if built.is_test && !NOT_OVER_VSOCK.contains(&built.name.as_str()) => programs.e2e.push(place),
             "crates/net" if built.is_test && OF_NET.contains(&built.name.as_str()) => programs.net.push(place),
             "e2e" if built.is_program && built.name == "measure" => programs.measure = Some(place),
-            "e2e" | "lab" | "crates/net" => {}
+            "e2e" | "crates/net" => {}
             _ => programs.products.push(place),
         }
     }
@@ -109,7 +111,7 @@ fn executables(line: &Line) -> Result<Vec<Built>, String> {
             name: text("/target/name").to_owned(),
             package: package.map(|package| package.display().to_string()).unwrap_or_default(),
             is_test: text("/target/kind/0") == "test",
-            is_program: text("/target/kind/0") == "bin"
+            is_program: matches!(text("/target/kind/0"), "bin" | "example")
                 && message.pointer("/profile/test") == Some(&serde_json::Value::Bool(false)),
             path: path.into(),
         });
