@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LINE_MAX_BYTES: u64 = 64 * 1024;
 
 /// How much of a console an error shows.
-const CONSOLE_LINES: usize = 25;
+pub(crate) const CONSOLE_LINES: usize = 25;
 
 /// What a guest is booted with.
 #[derive(Debug)]
@@ -243,15 +243,7 @@ impl Guest {
     }
 
     fn last_words(&self) -> String {
-        let mut text = String::new();
-        for file in [&self.console, &self.console.with_extension("qemu")] {
-            let bytes = fs::read(file).unwrap_or_default();
-            let whole = String::from_utf8_lossy(&bytes).into_owned();
-            let lines: Vec<&str> = whole.lines().collect();
-            text.push_str(&lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default().join("\n"));
-            text.push('\n');
-        }
-        text
+        [&self.console, &self.console.with_extension("qemu")].map(|file| last_lines(file, CONSOLE_LINES)).join("\n")
     }
 
     /// Ends the machine at once, as a power cut does.
@@ -283,6 +275,14 @@ pub fn accelerator() -> &'static str {
     let can = processor.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
     let may = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
     if can && may { "kvm" } else { "tcg" }
+}
+
+/// The end of a file that a guest or QEMU wrote; nothing where there is no such file.
+pub(crate) fn last_lines(file: &Path, count: usize) -> String {
+    let bytes = fs::read(file).unwrap_or_default();
+    let whole = String::from_utf8_lossy(&bytes).into_owned();
+    let lines: Vec<&str> = whole.lines().collect();
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
 }
 
 fn follow(output: impl Read, heard: &Mutex<Heard>, sink: &Sink) {

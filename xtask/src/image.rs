@@ -3,6 +3,7 @@
 use crate::ci::target_folder;
 use crate::engine::Engine;
 use crate::run::{self, Line, cargo};
+use crate::static_target;
 use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -51,27 +52,13 @@ pub(crate) fn test() -> Result<(), NotTested> {
     Ok(())
 }
 
-/// A release build that needs nothing from the image: musl where its target is installed, else glibc linked in.
+/// A release build that needs nothing from the image.
 fn static_binary() -> Result<PathBuf, String> {
-    let architecture = std::env::consts::ARCH;
-    let musl = format!("{architecture}-unknown-linux-musl");
-    let installed = Line::new("rustup", ["target", "list", "--installed"]).capture().unwrap_or_default();
-    let target =
-        if installed.lines().any(|line| line == musl) { musl } else { format!("{architecture}-unknown-linux-gnu") };
-    // A target that is named, even where it is the host's own: the flag must not reach build scripts and macros.
-    cargo([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "enclave-bridge",
-        "--bin",
-        "enclave-bridge",
-        "--target",
-        &target,
-    ])
-    .variable("RUSTFLAGS", "-C target-feature=+crt-static")
-    .run()?;
+    let target = static_target::target();
+    cargo(["build", "--release", "--locked", "--package", "enclave-bridge", "--bin", "enclave-bridge"])
+        .args(["--target", &target])
+        .variable("RUSTFLAGS", static_target::FLAG)
+        .run()?;
     let binary = target_folder()?.join(&target).join("release/enclave-bridge");
     let bytes = std::fs::metadata(&binary).map_err(|error| format!("{}: {error}", binary.display()))?.len();
     println!("static binary for {target}: {} KiB", bytes / 1024);

@@ -4,6 +4,7 @@ mod arguments;
 mod build;
 mod interrupt;
 mod modes;
+mod nitro;
 mod table;
 
 use enclave_bridge_lab::{Kernel, LabError, kernel, program};
@@ -15,7 +16,7 @@ use crate::tally::Tally;
 pub(crate) use arguments::Arguments;
 use arguments::Task;
 
-pub(crate) const USAGE: &str = "[--mode loopback|hybrid|pair] [--kernel 6.1|6.12] [--quick] [--install] [--write-table] [-- TEST | --measure WHAT NUMBER]";
+pub(crate) const USAGE: &str = "[--mode loopback|hybrid|pair|nitro] [--kernel 6.1|6.12] [--quick] [--install] [--write-table] [-- TEST | --measure WHAT NUMBER]";
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -88,6 +89,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
         return Ok(report);
     }
     let folder = target_folder()?.join("lab");
+    if arguments.nitro {
+        nitro::run(&arguments.kernels, &folder, &stop, &mut report)?;
+        if arguments.modes.is_empty() {
+            return Ok(report);
+        }
+    }
     let mut kernels = Vec::new();
     for series in &arguments.kernels {
         match Kernel::fetch(series, &folder.join("kernels")) {

@@ -1,11 +1,13 @@
-//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `lab`, `measure`.
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `eif`, `lab`, `measure`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
+mod eif;
 mod engine;
 mod image;
 mod lab;
 mod run;
+mod static_target;
 mod tally;
 mod tidy;
 
@@ -17,6 +19,7 @@ usage: cargo xtask COMMAND
   ci                            everything that must hold, and how much of it was tried
   tidy                          documents and tree agree with the code
   image                         the container image is built from a static binary, run and ended
+  eif [OPTIONS]                 the example as an image file for enclaves, with its measurements (--twice, --profile, --kernel ...)
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
                                 --write-table), or figures from within one (--measure idle 10000)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        ["eif", rest @ ..] => eif::main(rest),
         ["lab", rest @ ..] => lab::main(rest),
         ["measure", rest @ ..] if !rest.is_empty() => measure(rest),
         _ => {

@@ -1,6 +1,7 @@
 //! Static builds of everything that runs in a guest, which has no library of its own.
 
 use crate::run::{self, Line, cargo};
+use crate::static_target;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -35,15 +36,12 @@ const NOT_OVER_VSOCK: &[&str] = &["config", "demo", "harness"];
 const OF_NET: &[&str] = &["prefixed", "relay_pairs"];
 
 pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
-    let musl = "x86_64-unknown-linux-musl";
-    let installed = Line::new("rustup", ["target", "list", "--installed"]).capture().unwrap_or_default();
-    let target = if installed.lines().any(|line| line == musl) { musl } else { "x86_64-unknown-linux-gnu" };
+    let target = static_target::target();
     let line = |arguments: &[&str]| {
-        // A target that is named, even where it is the host's own: the flag must not reach build scripts and macros.
         cargo(arguments)
-            .args(["--locked", "--profile", "lab", "--message-format", "json-render-diagnostics", "--target", target])
+            .args(["--locked", "--profile", "lab", "--message-format", "json-render-diagnostics", "--target", &target])
             .args(["--target-dir".as_ref(), folder.join("build").as_os_str()])
-            .variable("RUSTFLAGS", "-C target-feature=+crt-static")
+            .variable("RUSTFLAGS", static_target::FLAG)
     };
     let products = line(&["build", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
     let enclaves = line(&["build", "--package", "enclave-bridge-lab", "--examples"]);

@@ -305,7 +305,7 @@ fn other(reason: String) -> LabError {
 }
 
 /// The device for guests that are reached from outside, built from its crate once.
-fn device_program(folder: &Path) -> Result<PathBuf, LabError> {
+pub(super) fn device_program(folder: &Path) -> Result<PathBuf, LabError> {
     let root = folder.join(format!("vhost-device-vsock-{}", device::VERSION));
     let program = root.join("bin/vhost-device-vsock");
     if program.is_file() {
