@@ -11,6 +11,10 @@ use crate::program::{capture, find};
 
 const QEMU: &str = "qemu-system-x86_64";
 
+/// Without ACPI both machines name their devices on the command line, which Debian's kernel does not read; with it they have
+/// no old timer, without which that kernel does not come up under translation.
+const FOR_DEBIAN: &str = "acpi=on,pit=on,pic=on";
+
 /// Which machine boots the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
@@ -74,17 +78,16 @@ impl Image {
         command.args(["-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", &MEMORY_MIB.to_string()]);
         command.arg("-chardev").arg(format!("socket,id=vsock,path={}", socket.display()));
         command.arg("-serial").arg(format!("file:{}", console.display()));
-        // Without ACPI both machines name their devices on the command line, which Debian's kernel does not read.
         match machine {
             Machine::NitroEnclave => {
-                command.args(["-machine", "nitro-enclave,vsock=vsock,id=lab,acpi=on"]);
+                command.args(["-machine", &format!("nitro-enclave,vsock=vsock,id=lab,{FOR_DEBIAN}")]);
                 command.arg("-kernel").arg(&self.eif);
             }
             Machine::Microvm => {
                 let initrd = folder.join("enclave.cpio");
                 fs::write(&initrd, self.joined()?).map_err(LabError::file(&initrd))?;
                 command.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"));
-                command.args(["-machine", "microvm,pcie=off,acpi=on,memory-backend=memory"]);
+                command.args(["-machine", &format!("microvm,pcie=off,memory-backend=memory,{FOR_DEBIAN}")]);
                 command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
                 command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&initrd);
                 command.args(["-append", &self.command_line]);

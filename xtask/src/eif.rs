@@ -23,6 +23,9 @@ const OWN_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t
 /// The program in the image.
 const PROGRAM: &str = "simple-enclave";
 
+/// The profile for images that are compared or tried, and not shipped.
+pub(crate) const QUICK_PROFILE: &str = "eif-check";
+
 /// What boots the program.
 #[derive(Debug, Clone)]
 pub(crate) enum Boots {
@@ -55,12 +58,7 @@ pub(crate) fn main(words: &[&str]) -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let made = if arguments.twice {
-        twice(&arguments.boots, &arguments.profile)
-    } else {
-        once(&arguments.boots, &arguments.profile).map(drop)
-    };
-    match made {
+    match made(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever asks for an image wants it: none is no success.
         Err(NotTested::Skipped(reason) | NotTested::Failed(reason)) => {
@@ -70,12 +68,25 @@ pub(crate) fn main(words: &[&str]) -> ExitCode {
     }
 }
 
+fn made(arguments: &Arguments) -> Result<(), NotTested> {
+    if arguments.twice {
+        twice(&arguments.boots, &arguments.profile)?;
+    } else {
+        once(&arguments.boots, &arguments.profile)?;
+    }
+    if arguments.image {
+        let engine = Engine::find().map_err(NotTested::Skipped)?;
+        from_scratch(&engine, &arguments.profile)?;
+    }
+    Ok(())
+}
+
 /// For `cargo xtask ci`: two builds with the measurements compared, and the program as an image FROM scratch where there is
 /// an engine. What of it was not tried is returned.
 pub(crate) fn ci() -> Result<Option<String>, NotTested> {
-    twice(&Boots::newest(), "eif-check")?;
+    twice(&Boots::newest(), QUICK_PROFILE)?;
     match Engine::find() {
-        Ok(engine) => from_scratch(&engine, &target_folder()?.join("eif")).map(|()| None).map_err(NotTested::Failed),
+        Ok(engine) => from_scratch(&engine, QUICK_PROFILE).map(|()| None).map_err(NotTested::Failed),
         Err(reason) => Ok(Some(format!("the image FROM scratch: {reason}"))),
     }
 }
@@ -164,7 +175,8 @@ impl Builder {
             command_line,
             boots: boots.clone(),
             debian,
-            folder: target.join("eif"),
+            // A profile of its own: an image to ship is not replaced by one that was only tried.
+            folder: target.join("eif").join(profile),
         })
     }
 
@@ -210,7 +222,8 @@ impl Builder {
 }
 
 /// The program as the only file of a container image, and the same one.
-fn from_scratch(engine: &Engine, folder: &Path) -> Result<(), String> {
+fn from_scratch(engine: &Engine, profile: &str) -> Result<(), String> {
+    let folder = target_folder()?.join("eif").join(profile);
     let context = folder.join("first/image");
     let tag = format!("simple-enclave-ci:{}", std::process::id());
     let dockerfile = run::root().join("examples/simple-enclave/Dockerfile");
@@ -224,6 +237,7 @@ fn from_scratch(engine: &Engine, folder: &Path) -> Result<(), String> {
         engine.docker(["rm", "--force", container]).capture()?;
         copy?;
         if measure::digest(&copied)? == measure::digest(&context.join(PROGRAM))? {
+            println!("an image FROM scratch holds the same program");
             Ok(())
         } else {
             Err(format!("the image's /{PROGRAM} is not {}", context.join(PROGRAM).display()))

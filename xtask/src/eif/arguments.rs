@@ -3,7 +3,8 @@
 use super::Boots;
 use std::path::PathBuf;
 
-pub(super) const USAGE: &str = "[--twice] [--profile NAME] [--kernel FILE --init FILE --cmdline FILE [--nsm FILE]]";
+pub(super) const USAGE: &str =
+    "[--twice] [--image] [--profile NAME] [--kernel FILE --init FILE --cmdline FILE [--nsm FILE]]";
 
 /// Everything that was asked for.
 #[derive(Debug)]
@@ -12,22 +13,25 @@ pub(super) struct Arguments {
     pub(super) profile: String,
     /// Build a second time, from another folder, and compare.
     pub(super) twice: bool,
+    /// Make a container image FROM scratch of the program, and compare.
+    pub(super) image: bool,
 }
 
 impl Arguments {
     pub(super) fn parse(words: &[&str]) -> Result<Arguments, String> {
-        let (mut profile, mut twice) = ("release".to_owned(), false);
+        let (mut profile, mut twice, mut image) = ("release".to_owned(), false, false);
         let (mut kernel, mut init, mut nsm, mut command_line) = (None, None, None, None);
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word}: a value is missing"));
             match *word {
                 "--twice" => twice = true,
+                "--image" => image = true,
                 "--profile" => profile = (*value()?).to_owned(),
-                "--kernel" => kernel = Some(PathBuf::from(value()?)),
-                "--init" => init = Some(PathBuf::from(value()?)),
-                "--nsm" => nsm = Some(PathBuf::from(value()?)),
-                "--cmdline" => command_line = Some(PathBuf::from(value()?)),
+                "--kernel" => kernel = Some(file(value()?)?),
+                "--init" => init = Some(file(value()?)?),
+                "--nsm" => nsm = Some(file(value()?)?),
+                "--cmdline" => command_line = Some(file(value()?)?),
                 _ => return Err(format!("{word}: unknown")),
             }
         }
@@ -36,8 +40,13 @@ impl Arguments {
             (None, None, None) if nsm.is_none() => Boots::newest(),
             _ => return Err("--kernel, --init and --cmdline belong together, and --nsm to them".to_owned()),
         };
-        Ok(Arguments { boots, profile, twice })
+        Ok(Arguments { boots, profile, twice, image })
     }
+}
+
+/// Whatever folder a command runs in, the file is the one that was meant here.
+fn file(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{path}: {error}"))
 }
 
 #[cfg(test)]
@@ -57,7 +66,10 @@ mod tests {
         let words = ["--twice", "--kernel", "k", "--init", "i", "--cmdline", "c", "--nsm", "n"];
         let arguments = Arguments::parse(&words).unwrap();
         let Boots::Given { kernel, init, nsm, command_line } = arguments.boots else { panic!("{arguments:?}") };
-        assert_eq!([kernel, init, nsm.unwrap(), command_line], ["k", "i", "n", "c"].map(PathBuf::from));
+        assert_eq!(
+            [kernel, init, nsm.unwrap(), command_line],
+            ["k", "i", "n", "c"].map(|name| std::path::absolute(name).unwrap())
+        );
         assert!(arguments.twice);
     }
 

@@ -17,9 +17,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Light enough for every day, and the program that the other guests run.
-const PROFILE: &str = "lab";
-
 /// A boot and a handshake, translated, beside other work.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -68,7 +65,7 @@ pub(super) fn run(series: &[String], folder: &Path, stop: &AtomicBool, report: &
 
 /// The image boots, its program shakes hands with the bridge and is served.
 fn served(series: &str, machine: Machine, folder: &Path, stop: &AtomicBool) -> Result<(), NotTested> {
-    let image = eif::once(&Boots::Debian(series.to_owned()), PROFILE)?.image;
+    let image = eif::once(&Boots::Debian(series.to_owned()), eif::QUICK_PROFILE)?.image;
     let device = device_program(folder)?;
     let work = tempfile::Builder::new().prefix("eb-lab-").tempdir().map_err(|error| error.to_string())?;
     let port = Port { cid: CID, socket: work.path().join("vhost"), uds_path: work.path().join("enclave.sock") };
