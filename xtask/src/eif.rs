@@ -164,6 +164,8 @@ impl Builder {
             Boots::Given { kernel, command_line, .. } => {
                 let text = std::fs::read_to_string(command_line);
                 let text = text.map_err(|error| format!("{}: {error}", command_line.display()))?;
+                // eif_build's own words for it are a panic.
+                std::fs::File::open(kernel).map_err(|error| format!("{}: {error}", kernel.display()))?;
                 (kernel.clone(), kernel.display().to_string(), text.trim().to_owned(), None)
             }
         };
