@@ -90,8 +90,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
     }
     let folder = target_folder()?.join("lab");
     if arguments.nitro {
-        nitro::run(&arguments.kernels, &folder, &stop, &mut report)?;
-        if arguments.modes.is_empty() {
+        nitro::run(&arguments.kernels, &folder, &stop.flag, &mut report)?;
+        report.interrupted_by = stop.signal();
+        if arguments.modes.is_empty() || report.interrupted_by.is_some() {
             return Ok(report);
         }
     }
