@@ -10,8 +10,13 @@ pub(crate) use table::{gates, tables};
 
 use crate::stats::Estimate;
 
-/// `1.23 [1.10–1.40]`.
+/// `1.23 [1.10–1.40]`, with no more digits than three before the point leave a meaning to.
 fn spelled(estimate: Estimate, digits: usize) -> String {
     let Estimate { median, low, high, .. } = estimate;
+    let digits = match high.abs() {
+        most if most >= 100.0 => 0,
+        most if most >= 10.0 => digits.min(1),
+        _ => digits,
+    };
     format!("{median:.digits$} [{low:.digits$}–{high:.digits$}]")
 }
