@@ -50,7 +50,7 @@ pub(crate) struct Wanted {
     /// The bridge's program.
     pub(crate) bridge: Option<PathBuf>,
     /// Files of results, without their extension.
-    pub(crate) output: PathBuf,
+    pub(crate) output: Option<PathBuf>,
     /// Into the documents too.
     pub(crate) write: bool,
     /// The arguments as they came.
@@ -109,7 +109,7 @@ fn wanted(matches: &ArgMatches, told: String) -> Wanted {
         stalled_for: Duration::from_secs(number("stalled-seconds").into()),
         connections: matches.get_one("connections").copied().unwrap_or(1),
         bridge: matches.get_one("bridge").cloned(),
-        output: matches.get_one("output").cloned().unwrap_or_default(),
+        output: matches.get_one("output").cloned(),
         write: matches.get_flag("write-spec"),
         told,
         tests: list("tests"),
@@ -148,9 +148,8 @@ fn command() -> clap::Command {
             .help("the program; built where it is not given"),
         Arg::new("output")
             .long("output")
-            .default_value("bench-bridge")
             .value_parser(value_parser!(PathBuf))
-            .help("where the rows (.json) and the chart (.svg) go"),
+            .help("where the rows (.json) and the chart (.svg) go; target/bench-bridge where it is not given"),
         write.clone(),
     ];
     clap::Command::new("bench-bridge")

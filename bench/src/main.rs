@@ -61,6 +61,13 @@ fn main() -> ExitCode {
 
 /// Over loopback and Unix sockets.
 fn run(wanted: &Wanted) -> Result<ExitCode, BenchError> {
+    let output = match &wanted.output {
+        Some(path) => path.clone(),
+        None => targets::target_folder()?.join("bench-bridge"),
+    };
+    // A place that cannot be written to is better known before half an hour of measuring than after it.
+    let rows = output.with_extension("json.part");
+    std::fs::write(&rows, "").map_err(BenchError::io(format!("write {}", rows.display())))?;
     let bridge = match &wanted.bridge {
         Some(path) => path.clone(),
         None => targets::built()?,
@@ -70,11 +77,11 @@ fn run(wanted: &Wanted) -> Result<ExitCode, BenchError> {
     print!("{}", report::gates(&run));
     let json = serde_json::to_string(&run)
         .map_err(|error| BenchError::Io { what: "write the rows".to_owned(), source: error.into() })?;
-    for (extension, text) in [("json", json), ("svg", report::chart(&run))] {
-        let path = wanted.output.with_extension(extension);
-        std::fs::write(&path, text).map_err(BenchError::io(format!("write {}", path.display())))?;
-        println!("wrote {}", path.display());
-    }
+    std::fs::write(&rows, json).map_err(BenchError::io(format!("write {}", rows.display())))?;
+    let (whole, chart) = (output.with_extension("json"), output.with_extension("svg"));
+    std::fs::rename(&rows, &whole).map_err(BenchError::io(format!("write {}", whole.display())))?;
+    std::fs::write(&chart, report::chart(&run)).map_err(BenchError::io(format!("write {}", chart.display())))?;
+    println!("wrote {} and {}", whole.display(), chart.display());
     if wanted.write {
         write_documents(&run)?;
     }

@@ -128,9 +128,9 @@ pub(crate) fn descriptors(roots: &[u32]) -> usize {
     tree(roots).into_iter().map(|id| numbers(Path::new(&format!("/proc/{id}/fd"))).len()).sum()
 }
 
-/// Whether something traces the process.
-pub(crate) fn is_traced(id: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+/// Whether something traces the process, or it is no more.
+pub(crate) fn is_traced_or_gone(id: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{id}/status")) else { return true };
     status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
 }
 

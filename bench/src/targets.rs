@@ -11,7 +11,7 @@ use crate::service::{Before, Held, serve};
 use crate::socket::{Address, free_port};
 use std::path::{Path, PathBuf};
 
-pub(crate) use bridge::built;
+pub(crate) use bridge::{built, target_folder};
 pub(crate) use imitation::{Upstream, relay};
 
 /// The enclave's port on the hybrid transport and over AF_VSOCK; any would do.

@@ -25,7 +25,7 @@ pub(crate) fn system_calls(subject: &Subject<'_>) -> Result<Values, BenchError> 
     }
     let mut process = Process::start(&mut command, "strace")?;
     wait_until("strace to attach", subject.stop, || {
-        !process.is_running() || traced.iter().all(|id| procfs::is_traced(*id))
+        !process.is_running() || traced.iter().all(|id| procfs::is_traced_or_gone(*id))
     })?;
     for _ in 0..EXCHANGES {
         there_and_back(&stream)?;

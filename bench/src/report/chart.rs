@@ -142,8 +142,13 @@ fn bars(run: &Run, panel: &Panel) -> Vec<(String, Estimate)> {
 
 fn draw_panel(drawn: &mut Drawn, left: f64, top: f64, panel: &Panel, bars: &[(String, Estimate)]) {
     let digits = Metric::named(panel.metric).map_or(2, |metric| metric.digits);
-    let scale = Scale::of(bars.iter().map(|(_, value)| value), is_wide(panel.metric));
-    let better = if panel.less { "less is better" } else { "more is better" };
+    let scale = Scale::of(bars.iter().map(|(_, value)| value), panel.metric == "cpu_s_gib");
+    let better = match (panel.less, matches!(scale, Scale::Log { .. })) {
+        (true, true) => "less is better; log axis",
+        (false, true) => "more is better; log axis",
+        (true, false) => "less is better",
+        (false, false) => "more is better",
+    };
     drawn.say(left, top + 12.0, 12.0, Anchor::Start, panel.title).bold = true;
     drawn.say(left + PANEL_WIDTH - MARGIN, top + 12.0, 9.0, Anchor::End, better).colour = "#666666";
     let origin = left + NAME_WIDTH;
@@ -192,10 +197,8 @@ fn draw_panel(drawn: &mut Drawn, left: f64, top: f64, panel: &Panel, bars: &[(St
     }
 }
 
-/// Values that lie apart by powers of ten, and would leave a bar of nothing on a linear axis.
-fn is_wide(metric: &str) -> bool {
-    matches!(metric, "cpu_s_gib" | "cpu_us_conn" | "kib_conn" | "kib_direction" | "p50_us" | "p99_us")
-}
+/// Values that lie further apart than this leave bars of nothing on a linear axis.
+const WIDE: f64 = 12.0;
 
 /// From values to the width of the bars, 0 to 1.
 enum Scale {
@@ -204,13 +207,13 @@ enum Scale {
 }
 
 impl Scale {
-    fn of<'a>(values: impl Iterator<Item = &'a Estimate> + Clone, wide: bool) -> Scale {
+    /// Logarithmic where it is wanted or the values need it, and they have logarithms.
+    fn of<'a>(values: impl Iterator<Item = &'a Estimate> + Clone, wanted: bool) -> Scale {
         let most = values.clone().map(|value| value.high).fold(f64::MIN_POSITIVE, f64::max);
-        let positive = values.clone().all(|value| value.low > 0.0);
-        if !wide || !positive {
+        let least = values.map(|value| value.low).fold(f64::MAX, f64::min);
+        if least <= 0.0 || (!wanted && most / least < WIDE) {
             return Scale::Linear { most };
         }
-        let least = values.map(|value| value.low).fold(f64::MAX, f64::min);
         // The smallest bar is still a bar: the axis begins at half of it.
         Scale::Log { least: (least / 2.0).min(most / 10.0), most }
     }

@@ -15,16 +15,22 @@ const INIT_PORT: u32 = 5000;
 const HYBRID_CID: u32 = 16;
 const LOCAL_CID: u32 = 1;
 
+/// Where cargo puts what it builds: this program is in `release` of it.
+pub(crate) fn target_folder() -> Result<PathBuf, BenchError> {
+    let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+    let target = own.parent().and_then(Path::parent).map(Path::to_owned);
+    target.ok_or_else(|| BenchError::Usage("no target folder; give --bridge and --output".to_owned()))
+}
+
 /// Builds the release program beside this one and says where it is.
 pub(crate) fn built() -> Result<PathBuf, BenchError> {
-    let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-    let target = own.parent().and_then(Path::parent).ok_or_else(|| BenchError::Usage("no target folder".to_owned()))?;
+    let target = target_folder()?;
     #[expect(clippy::disallowed_methods, reason = "cargo names itself to the programs that it runs by this variable")]
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--quiet", "--locked", "--package", "enclave-bridge", "--bins"]);
     command.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml"));
-    command.arg("--target-dir").arg(target);
+    command.arg("--target-dir").arg(&target);
     let status = command.status().map_err(BenchError::io("run cargo"))?;
     if !status.success() {
         return Err(BenchError::Usage(format!("cargo build of enclave-bridge: {status}")));
