@@ -88,7 +88,7 @@ fn run(wanted: &Wanted) -> Result<ExitCode, BenchError> {
     Ok(verdict(&run))
 }
 
-/// Over AF_VSOCK, for which this has to be a guest of the lab: its table, and its rows as one line of JSON.
+/// Over AF_VSOCK, for which this has to be a guest of the lab: its table, and its rows as lines of JSON.
 fn vsock(wanted: &Wanted) -> Result<ExitCode, BenchError> {
     #[expect(
         clippy::disallowed_methods,
@@ -102,20 +102,17 @@ fn vsock(wanted: &Wanted) -> Result<ExitCode, BenchError> {
     let run = measured(wanted, &bridge, Far::Vsock)?;
     print!("{}", report::tables(&run));
     print!("{}", report::gates(&run));
-    match serde_json::to_string(&run) {
-        Ok(json) => println!("{json}"),
-        Err(error) => return Err(BenchError::Io { what: "write the rows".to_owned(), source: error.into() }),
-    }
+    print!("{}", run.lines().map_err(BenchError::io("write the rows"))?);
     Ok(verdict(&run))
 }
 
 /// The tables of a run that was measured earlier.
 fn report_of(file: &Path, write: bool) -> Result<ExitCode, BenchError> {
     let text = std::fs::read_to_string(file).map_err(BenchError::io(file.display().to_string()))?;
-    // A guest's output has its table before it.
-    let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or(&text);
-    let run: Run = serde_json::from_str(line)
-        .map_err(|error| BenchError::Document { what: file.display().to_string(), reason: error.to_string() })?;
+    let run = Run::parse(&text).ok_or_else(|| BenchError::Document {
+        what: file.display().to_string(),
+        reason: "no rows of this program".to_owned(),
+    })?;
     print!("{}", report::tables(&run));
     print!("{}", report::gates(&run));
     if write {

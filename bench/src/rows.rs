@@ -3,6 +3,7 @@
 use crate::stats::{Estimate, estimate, ratios};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
 
 /// One measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,6 +116,29 @@ impl Run {
         self.rows.iter().filter(|row| row.void.is_some())
     }
 
+    /// The run as lines of JSON, none of them long: everything else, then a line for each row. A guest's console cuts
+    /// long lines.
+    pub(crate) fn lines(&self) -> io::Result<String> {
+        let head = Run { rows: Vec::new(), ..self.clone() };
+        let mut text = serde_json::to_string(&head)? + "\n";
+        for row in &self.rows {
+            text.push_str(&serde_json::to_string(row)?);
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    /// The run of a file, or of such lines amid other output.
+    pub(crate) fn parse(text: &str) -> Option<Run> {
+        if let Ok(run) = serde_json::from_str(text) {
+            return Some(run);
+        }
+        let mut lines = text.lines().map(str::trim_end);
+        let mut run: Run = lines.find_map(|line| serde_json::from_str(line).ok())?;
+        run.rows.extend(lines.filter_map(|line| serde_json::from_str::<Row>(line).ok()));
+        Some(run)
+    }
+
     fn of<'a>(&'a self, test: &'a str, target: &'a str) -> impl Iterator<Item = &'a Row> {
         self.rows.iter().filter(move |row| row.test == test && row.target == target)
     }
@@ -186,6 +210,9 @@ pub(crate) mod tests {
         run.rows.truncate(3);
         run.rows[0].void = Some("x".to_owned());
         let text = serde_json::to_string(&run).unwrap();
-        assert_eq!(serde_json::from_str::<Run>(&text).unwrap(), run);
+        assert_eq!(Run::parse(&text).unwrap(), run);
+        let console = format!("a table\n{{ not ours }}\n{}\r\nthe end\n", run.lines().unwrap().replace('\n', "\r\n"));
+        assert_eq!(Run::parse(&console).unwrap(), run);
+        assert_eq!(Run::parse("nothing"), None);
     }
 }

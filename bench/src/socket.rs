@@ -41,12 +41,13 @@ impl Address {
         Ok(stream)
     }
 
-    /// The same over TCP with a receive buffer of `bytes`, so that a thousand stalled readers do not fill the machine.
-    pub(crate) fn dial_with_receive_buffer(&self, bytes: usize) -> Result<Stream, BenchError> {
+    /// The same over TCP with buffers of `bytes`, so that a thousand stalled streams do not fill the machine.
+    pub(crate) fn dial_with_buffers(&self, bytes: usize) -> Result<Stream, BenchError> {
         let Address::Tcp(port) = self else { return self.dial() };
         let named = |source| BenchError::Io { what: format!("connect to {self}"), source };
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(named)?;
         socket.set_recv_buffer_size(bytes).map_err(named)?;
+        socket.set_send_buffer_size(bytes).map_err(named)?;
         socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, *port)).into()).map_err(named)?;
         let stream = Stream::Tcp(TcpStream::from(OwnedFd::from(socket)));
         stream.prepare().map_err(named)?;

@@ -18,8 +18,8 @@ const RESERVE: u64 = 1000;
 /// Allocators give memory back some time after it is free; the bench waits for that, as an operator would.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Receive buffer of a reader that stalls: without it a thousand of them would take the kernel gigabytes.
-const STALLED_RECEIVE_BYTES: usize = 64 * 1024;
+/// Buffers of each client's socket: with the kernel's own a thousand stalled ones would take it gigabytes.
+const CLIENT_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Raises the soft limit of descriptors to the hard one, which children inherit; `wanted`, or as many connections as fit
 /// under it: this process holds both ends of each, a relay likewise.
@@ -113,7 +113,7 @@ fn open_many(
         let mut streams = Vec::with_capacity(share);
         for _ in 0..share {
             subject.stop.check()?;
-            streams.push(then(subject.front.address.dial_with_receive_buffer(STALLED_RECEIVE_BYTES)?)?);
+            streams.push(then(subject.front.address.dial_with_buffers(CLIENT_BUFFER_BYTES)?)?);
         }
         Ok(streams)
     })?;
