@@ -20,6 +20,8 @@ pub(crate) enum Command {
         file: PathBuf,
         /// Into the documents too.
         write: bool,
+        /// What a reader has to know first, where the run does not say it.
+        note: Option<String>,
     },
     /// Be the imitation.
     Relay {
@@ -53,6 +55,8 @@ pub(crate) struct Wanted {
     pub(crate) output: Option<PathBuf>,
     /// Into the documents too.
     pub(crate) write: bool,
+    /// What a reader has to know before the figures.
+    pub(crate) note: Option<String>,
     /// The arguments as they came.
     pub(crate) told: String,
     tests: Vec<String>,
@@ -83,6 +87,7 @@ fn taken(matches: &ArgMatches, told: impl Iterator<Item = String>) -> Command {
         Some(("report", matches)) => Command::Report {
             file: matches.get_one("file").cloned().unwrap_or_default(),
             write: matches.get_flag("write-spec"),
+            note: matches.get_one("note").cloned(),
         },
         Some(("relay", matches)) => {
             let unix = matches.get_one::<PathBuf>("unix").cloned().map(Upstream::Unix);
@@ -111,6 +116,7 @@ fn wanted(matches: &ArgMatches, told: String) -> Wanted {
         bridge: matches.get_one("bridge").cloned(),
         output: matches.get_one("output").cloned(),
         write: matches.get_flag("write-spec"),
+        note: matches.get_one("note").cloned(),
         told,
         tests: list("tests"),
         targets: list("targets"),
@@ -125,6 +131,7 @@ fn command() -> clap::Command {
         .long("write-spec")
         .action(ArgAction::SetTrue)
         .help("writes the tables into SPECIFICATION.md and README.md and the chart to docs/bench.svg");
+    let note = Arg::new("note").long("note").help("stands before the figures, such as: on a busy machine");
     let common = [
         count("rounds", "20", 1000).help("rounds of the timed tests; every round visits every target"),
         Arg::new("seconds")
@@ -151,6 +158,7 @@ fn command() -> clap::Command {
             .value_parser(value_parser!(PathBuf))
             .help("where the rows (.json) and the chart (.svg) go; target/bench-bridge where it is not given"),
         write.clone(),
+        note.clone(),
     ];
     clap::Command::new("bench-bridge")
         .about("The bridge side by side with other relays, on loopback and Unix sockets")
@@ -162,7 +170,8 @@ fn command() -> clap::Command {
             clap::Command::new("report")
                 .about("Shows the tables of a file of rows")
                 .arg(Arg::new("file").required(true).value_parser(value_parser!(PathBuf)))
-                .arg(write),
+                .arg(write)
+                .arg(note),
         )
         .subcommand(relay())
 }

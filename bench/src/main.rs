@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let done = match arguments::read() {
         Command::Run(wanted) => run(&wanted),
         Command::Vsock(wanted) => vsock(&wanted),
-        Command::Report { file, write } => report_of(&file, write),
+        Command::Report { file, write, note } => report_of(&file, write, note),
         Command::Relay { buffer, listen, upstream, egress } => {
             targets::relay(buffer, listen, &upstream, egress).map(|()| ExitCode::SUCCESS)
         }
@@ -107,12 +107,13 @@ fn vsock(wanted: &Wanted) -> Result<ExitCode, BenchError> {
 }
 
 /// The tables of a run that was measured earlier.
-fn report_of(file: &Path, write: bool) -> Result<ExitCode, BenchError> {
+fn report_of(file: &Path, write: bool, note: Option<String>) -> Result<ExitCode, BenchError> {
     let text = std::fs::read_to_string(file).map_err(BenchError::io(file.display().to_string()))?;
-    let run = Run::parse(&text).ok_or_else(|| BenchError::Document {
+    let mut run = Run::parse(&text).ok_or_else(|| BenchError::Document {
         what: file.display().to_string(),
         reason: "no rows of this program".to_owned(),
     })?;
+    run.note = note.or(run.note);
     print!("{}", report::tables(&run));
     print!("{}", report::gates(&run));
     if write {
@@ -131,7 +132,7 @@ fn write_documents(run: &Run) -> Result<(), BenchError> {
 fn measured(wanted: &Wanted, bridge: &Path, far: Far) -> Result<Run, BenchError> {
     let stop = Stop::on_signals()?;
     let connections = load::most_connections(wanted.connections)?;
-    if connections < wanted.connections {
+    if far == Far::Hybrid && connections < wanted.connections {
         eprintln!("the limit of descriptors allows {connections} connections at once, not {}", wanted.connections);
     }
     // A short path: a Unix address holds 108 bytes.
@@ -179,6 +180,7 @@ fn measured(wanted: &Wanted, bridge: &Path, far: Far) -> Result<Run, BenchError>
             Far::Hybrid => "hybrid".to_owned(),
             Far::Vsock => "vsock".to_owned(),
         },
+        note: wanted.note.clone(),
         place: place::here(&wanted.told),
         targets: targets.iter().map(told).collect(),
         left_out,

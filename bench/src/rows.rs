@@ -58,6 +58,9 @@ pub(crate) struct Place {
 pub(crate) struct Run {
     /// `hybrid`, or `vsock` in a guest.
     pub(crate) transport: String,
+    /// What a reader has to know before the figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
     /// Where and how.
     pub(crate) place: Place,
     /// What was measured.
@@ -109,6 +112,11 @@ impl Run {
     /// Rounds of a test.
     pub(crate) fn rounds(&self, test: &str) -> u32 {
         self.rows.iter().filter(|row| row.test == test).map(|row| row.round + 1).max().unwrap_or(0)
+    }
+
+    /// The target that the others are compared with where no gate says otherwise.
+    pub(crate) fn yardstick(&self) -> &'static str {
+        if self.transport == "vsock" { "direct" } else { "haproxy" }
     }
 
     /// Rows that are void.
@@ -171,6 +179,7 @@ pub(crate) mod tests {
         let told = |name: &str| Told { name: name.to_owned(), version: "v".to_owned(), settings: "s".to_owned() };
         Run {
             transport: "hybrid".to_owned(),
+            note: None,
             place: Place {
                 date: "2026-01-02".to_owned(),
                 kernel: "6.12".to_owned(),

@@ -38,7 +38,7 @@ pub(crate) fn write_documents(run: &Run, root: &Path) -> Result<(), BenchError> 
 }
 
 fn gates_and_machine(run: &Run) -> String {
-    let mut text = format!("{}.\n\n", machine(run));
+    let mut text = format!("{}{}.\n\n", note(run), machine(run));
     for target in &run.targets {
         line(&mut text, &format!("- `{}`: {}; {}", target.name, target.version, target.settings));
     }
@@ -65,10 +65,16 @@ fn front_page(run: &Run) -> String {
         rows.push(row);
     }
     format!(
-        "{}\nMedians and 95 % intervals. {}. Settings, promises and what is missed: [{SPECIFICATION}]({SPECIFICATION}).\n\n![chart]({CHART})\n",
+        "{}{}\nMedians and 95 % intervals. {}. Settings, promises and what is missed: [{SPECIFICATION}]({SPECIFICATION}).\n\n![chart]({CHART})\n",
+        note(run),
         markdown(&rows),
         machine(run)
     )
+}
+
+/// A paragraph, where there is something to be known first.
+fn note(run: &Run) -> String {
+    run.note.as_ref().map_or_else(String::new, |note| format!("**{note}**\n\n"))
 }
 
 fn markdown(rows: &[Vec<String>]) -> String {

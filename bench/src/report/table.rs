@@ -5,9 +5,6 @@ use crate::gates::{Judged, judge};
 use crate::plan::{METRICS, Metric, OVER_VSOCK, TESTS};
 use crate::rows::Run;
 
-/// The target that the others are compared with in the tables.
-const YARDSTICK: &str = "haproxy";
-
 /// Everything that was measured, for a terminal.
 pub(crate) fn tables(run: &Run) -> String {
     let mut text = head(run);
@@ -38,6 +35,9 @@ pub(crate) fn gates(run: &Run) -> String {
 /// The machine, the peers, and what was left out.
 fn head(run: &Run) -> String {
     let mut text = String::new();
+    if let Some(note) = &run.note {
+        write_line(&mut text, note);
+    }
     write_line(&mut text, &machine(run));
     for target in &run.targets {
         write_line(&mut text, &format!("  {:<12} {}; {}", target.name, target.version, target.settings));
@@ -85,7 +85,7 @@ fn of_test(run: &Run, test: &str) -> Vec<Vec<String>> {
         if let Some(head) = rows.first_mut() {
             head.push(metric.title.to_owned());
             if is_compared(metric) {
-                head.push(format!("× {YARDSTICK}"));
+                head.push(format!("× {}", run.yardstick()));
             }
         }
     }
@@ -95,7 +95,7 @@ fn of_test(run: &Run, test: &str) -> Vec<Vec<String>> {
             let value = run.value(test, &target.name, metric.name);
             row.push(value.map_or_else(|| "–".to_owned(), |value| spelled(value, metric.digits)));
             if is_compared(metric) {
-                let ratio = run.ratio(test, &target.name, YARDSTICK, metric.name);
+                let ratio = run.ratio(test, &target.name, run.yardstick(), metric.name);
                 row.push(ratio.map_or_else(|| "–".to_owned(), |ratio| spelled(ratio, 2)));
             }
         }
