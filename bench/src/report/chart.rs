@@ -143,12 +143,7 @@ fn bars(run: &Run, panel: &Panel) -> Vec<(String, Estimate)> {
 fn draw_panel(drawn: &mut Drawn, left: f64, top: f64, panel: &Panel, bars: &[(String, Estimate)]) {
     let digits = Metric::named(panel.metric).map_or(2, |metric| metric.digits);
     let scale = Scale::of(bars.iter().map(|(_, value)| value), panel.metric == "cpu_s_gib");
-    let better = match (panel.less, matches!(scale, Scale::Log { .. })) {
-        (true, true) => "less is better; log axis",
-        (false, true) => "more is better; log axis",
-        (true, false) => "less is better",
-        (false, false) => "more is better",
-    };
+    let better = if panel.less { "less is better" } else { "more is better" };
     drawn.say(left, top + 12.0, 12.0, Anchor::Start, panel.title).bold = true;
     drawn.say(left + PANEL_WIDTH - MARGIN, top + 12.0, 9.0, Anchor::End, better).colour = "#666666";
     let origin = left + NAME_WIDTH;
@@ -163,6 +158,10 @@ fn draw_panel(drawn: &mut Drawn, left: f64, top: f64, panel: &Panel, bars: &[(St
             ),
         );
         drawn.say(x, rows_bottom + 12.0, 9.0, Anchor::Middle, short(tick)).colour = "#666666";
+    }
+    if matches!(scale, Scale::Log { .. }) {
+        let beside = origin + BAR_WIDTH + 30.0;
+        drawn.say(beside, rows_bottom + 12.0, 9.0, Anchor::Start, "log axis").colour = "#666666";
     }
     for (number, (name, value)) in bars.iter().enumerate() {
         let y = rows_top + number as f64 * ROW_HEIGHT;
