@@ -81,7 +81,7 @@ pub(crate) fn read() -> Command {
 }
 
 fn taken(matches: &ArgMatches, told: impl Iterator<Item = String>) -> Command {
-    let told = told.collect::<Vec<_>>().join(" ");
+    let told = without_places(told);
     match matches.subcommand() {
         Some(("vsock", matches)) => Command::Vsock(wanted(matches, told)),
         Some(("report", matches)) => Command::Report {
@@ -102,6 +102,21 @@ fn taken(matches: &ArgMatches, told: impl Iterator<Item = String>) -> Command {
         }
         _ => Command::Run(wanted(matches, told)),
     }
+}
+
+/// The arguments that a reader needs to do it again: not where files were, and what stands elsewhere.
+fn without_places(told: impl Iterator<Item = String>) -> String {
+    const PLACES: [&str; 3] = ["--bridge", "--output", "--note"];
+    let (mut kept, mut value_of_place) = (Vec::new(), false);
+    for word in told {
+        let name = word.split('=').next().unwrap_or_default();
+        let is_place = PLACES.contains(&name);
+        if !is_place && !value_of_place && word != "--write-spec" {
+            kept.push(word.clone());
+        }
+        value_of_place = is_place && !word.contains('=');
+    }
+    kept.join(" ")
 }
 
 fn wanted(matches: &ArgMatches, told: String) -> Wanted {
@@ -239,6 +254,13 @@ mod tests {
         for words in [&["--tests", "speed"][..], &["--targets", "envoy"], &["--rounds", "0"], &["--seconds", "1e9"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn where_files_were_is_not_told() {
+        let words =
+            ["--bridge", "/a/b", "--rounds", "3", "--output=/c", "--note", "a b", "--write-spec", "--seconds=1"];
+        assert_eq!(without_places(words.into_iter().map(str::to_owned)), "--rounds 3 --seconds=1");
     }
 
     #[test]

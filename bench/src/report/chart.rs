@@ -142,7 +142,7 @@ fn bars(run: &Run, panel: &Panel) -> Vec<(String, Estimate)> {
 
 fn draw_panel(drawn: &mut Drawn, left: f64, top: f64, panel: &Panel, bars: &[(String, Estimate)]) {
     let digits = Metric::named(panel.metric).map_or(2, |metric| metric.digits);
-    let scale = Scale::of(bars.iter().map(|(_, value)| value), panel.metric == "cpu_s_gib");
+    let scale = Scale::of(bars.iter().map(|(_, value)| value), panel);
     let better = if panel.less { "less is better" } else { "more is better" };
     drawn.say(left, top + 12.0, 12.0, Anchor::Start, panel.title).bold = true;
     drawn.say(left + PANEL_WIDTH - MARGIN, top + 12.0, 9.0, Anchor::End, better).colour = "#666666";
@@ -206,11 +206,12 @@ enum Scale {
 }
 
 impl Scale {
-    /// Logarithmic where it is wanted or the values need it, and they have logarithms.
-    fn of<'a>(values: impl Iterator<Item = &'a Estimate> + Clone, wanted: bool) -> Scale {
+    /// Logarithmic for processor time per GiB, and for other costs that lie far apart, where they have logarithms.
+    fn of<'a>(values: impl Iterator<Item = &'a Estimate> + Clone, panel: &Panel) -> Scale {
         let most = values.clone().map(|value| value.high).fold(f64::MIN_POSITIVE, f64::max);
         let least = values.map(|value| value.low).fold(f64::MAX, f64::min);
-        if least <= 0.0 || (!wanted && most / least < WIDE) {
+        let wanted = panel.metric == "cpu_s_gib" || (panel.less && most / least >= WIDE);
+        if least <= 0.0 || !wanted {
             return Scale::Linear { most };
         }
         // The smallest bar is still a bar: the axis begins at half of it.
