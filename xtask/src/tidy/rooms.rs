@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("enclave-bridge-demo", &[]),
     ("enclave-bridge-e2e", &[]),
     ("enclave-bridge-lab", &["enclave-bridge-net", "enclave-bridge-sdk", "enclave-bridge-e2e"]),
+    ("enclave-bridge-bench", &["enclave-bridge-net"]),
     ("xtask", &["enclave-bridge-proto", "enclave-bridge", "enclave-bridge-lab"]),
 ];
 
