@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(60);
-const LOOPBACK: Route = Route::Vsock { cid: 1 };
+const LOOPBACK: Route = Route::Vsock { cid: 1, window: None };
 
 fn on_a_runtime(test: impl Future<Output = ()>) {
     in_a_guest();
@@ -30,7 +30,7 @@ fn on_a_runtime(test: impl Future<Output = ()>) {
 #[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
 fn net_a_listener_tells_the_peers_cid() {
     on_a_runtime(async {
-        let mut listener = Listener::bind(&Listen::Vsock { port: 6001 }).unwrap();
+        let mut listener = Listener::bind(&Listen::Vsock { port: 6001, window: None }).unwrap();
         let dialled = dial(&LOOPBACK, 6001, Instant::now() + LONG).await.unwrap();
         let (accepted, origin) = listener.accept().await.unwrap();
         assert_eq!(origin, Origin::Peer(Peer::Cid(1)));
@@ -42,7 +42,7 @@ fn net_a_listener_tells_the_peers_cid() {
 #[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
 fn net_a_burst_waits_in_the_backlog() {
     on_a_runtime(async {
-        let mut listener = Listener::bind(&Listen::Vsock { port: 6002 }).unwrap();
+        let mut listener = Listener::bind(&Listen::Vsock { port: 6002, window: None }).unwrap();
         let mut held = Vec::new();
         for _ in 0..400 {
             held.push(dial(&LOOPBACK, 6002, Instant::now() + LONG).await.unwrap());
@@ -57,7 +57,7 @@ fn net_a_burst_waits_in_the_backlog() {
 #[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
 fn net_a_second_listener_is_refused_and_the_port_is_free_after_the_first() {
     on_a_runtime(async {
-        let listen = Listen::Vsock { port: 6003 };
+        let listen = Listen::Vsock { port: 6003, window: None };
         let first = Listener::bind(&listen).unwrap();
         let error = Listener::bind(&listen).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
@@ -86,7 +86,7 @@ fn net_a_silent_host_ends_at_the_deadline_at_the_latest() {
     on_a_runtime(async {
         for cid in [2, 3] {
             let start = Instant::now();
-            let route = Route::Vsock { cid };
+            let route = Route::Vsock { cid, window: None };
             let error = dial(&route, 5000, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
             println!("silent: {error}");
             assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -134,7 +134,7 @@ fn net_no_write_of_the_relay_exceeds_the_cap() {
 }
 
 async fn vsock_pair(port: u32) -> (Stream, Stream) {
-    let mut listener = Listener::bind(&Listen::Vsock { port }).unwrap();
+    let mut listener = Listener::bind(&Listen::Vsock { port, window: None }).unwrap();
     let far = dial(&LOOPBACK, port, Instant::now() + LONG).await.unwrap();
     (far, listener.accept().await.unwrap().0)
 }
