@@ -22,13 +22,6 @@ use tracing::{error, info, warn};
 /// small messages waiting; 4 measured best for latency beside bulk at no cost in throughput.
 const EVENT_INTERVAL: u32 = 4;
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-#[cfg(feature = "tikv-jemallocator")]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     #[expect(clippy::disallowed_methods, reason = "this is the one place where the environment is read")]

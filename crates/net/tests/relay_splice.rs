@@ -119,7 +119,8 @@ impl Chance {
             read_bytes: if self.one_in(4) { 1 + self.below(4096) } else { 4096 + self.below(256 << 10) },
             rest_every: 1 + self.below(16),
             rests: if self.one_in(2) { 0 } else { self.below(24) },
-            receive_buffer: self.one_in(3).then(|| 4096 + self.below(64 << 10)),
+            // A TCP window that is smaller than what loopback carries in a segment opens by timer only.
+            receive_buffer: (kind == StreamKind::Unix && self.one_in(3)).then(|| 4096 + self.below(64 << 10)),
         }
     }
 }
@@ -129,6 +130,8 @@ impl Chance {
 struct Saw {
     bytes: usize,
     end: Option<Result<(), io::ErrorKind>>,
+    /// Reading or writing has met an error.
+    torn: bool,
 }
 
 async fn rest(times: usize) {
@@ -151,6 +154,7 @@ async fn read(mut stream: ReadHalf<Stream>, part: &Part, expected: &[u8], saw: &
             }
             Err(error) => {
                 saw.end = Some(Err(error.kind()));
+                saw.torn = true;
                 break;
             }
         }
@@ -161,21 +165,33 @@ async fn read(mut stream: ReadHalf<Stream>, part: &Part, expected: &[u8], saw: &
     stream
 }
 
-async fn write(mut stream: WriteHalf<Stream>, part: &Part, source: &[u8]) -> WriteHalf<Stream> {
+/// The stream again, as an error if writing has met one.
+async fn write(
+    mut stream: WriteHalf<Stream>,
+    part: &Part,
+    source: &[u8],
+) -> Result<WriteHalf<Stream>, WriteHalf<Stream>> {
     let mut at = part.at;
     for step in &part.writes {
         match step {
             Write::Rest(times) => rest(*times).await,
             Write::Bytes(count) => {
-                // The other side may have reset.
+                // The other side may have reset; then the kernel shows the reading half an end.
                 if stream.write_all(&source[at..at + count]).await.is_err() {
-                    break;
+                    return Err(stream);
                 }
                 at += count;
             }
         }
     }
-    stream
+    Ok(stream)
+}
+
+async fn shut_down(written: Result<WriteHalf<Stream>, WriteHalf<Stream>>) -> (bool, WriteHalf<Stream>) {
+    match written {
+        Ok(mut stream) => (stream.shutdown().await.is_err(), stream),
+        Err(stream) => (true, stream),
+    }
 }
 
 async fn play(stream: Stream, part: Part, source: &[u8], expected: &[u8]) -> Saw {
@@ -186,7 +202,7 @@ async fn play(stream: Stream, part: Part, source: &[u8], expected: &[u8]) -> Saw
         stream.arm_reset();
     }
     let (reading, writing) = split(stream);
-    let mut saw = Saw { bytes: 0, end: None };
+    let mut saw = Saw { bytes: 0, end: None, torn: false };
     match part.ending {
         Ending::Reset => {
             tokio::select! {
@@ -198,15 +214,15 @@ async fn play(stream: Stream, part: Part, source: &[u8], expected: &[u8]) -> Saw
         }
         Ending::Shutdown => {
             let writing = async {
-                let mut writing = write(writing, &part, source).await;
-                writing.shutdown().await.unwrap_or_default();
-                writing
+                let written = write(writing, &part, source).await;
+                shut_down(written).await
             };
-            tokio::join!(read(reading, &part, expected, &mut saw), writing);
+            let (_, (torn, _writing)) = tokio::join!(read(reading, &part, expected, &mut saw), writing);
+            saw.torn |= torn;
         }
         Ending::ShutdownLast => {
-            let (_, mut writing) = tokio::join!(read(reading, &part, expected, &mut saw), write(writing, &part, source));
-            writing.shutdown().await.unwrap_or_default();
+            let (_, written) = tokio::join!(read(reading, &part, expected, &mut saw), write(writing, &part, source));
+            saw.torn |= shut_down(written).await.0;
         }
     }
     saw
@@ -239,8 +255,8 @@ fn check(script: &(Part, Part), seen: &(Saw, Saw, Outcome)) {
     let (a, b) = script;
     let (at_a, at_b, outcome) = seen;
     if a.ending != Ending::Reset && b.ending != Ending::Reset {
-        let end = Some(Ok(()));
-        let whole = (Saw { bytes: sent(b), end }, Saw { bytes: sent(a), end });
+        let (end, torn) = (Some(Ok(())), false);
+        let whole = (Saw { bytes: sent(b), end, torn }, Saw { bytes: sent(a), end, torn });
         assert_eq!((*at_a, *at_b), whole, "{script:?}");
         let (a_to_b, b_to_a) = (sent(a) as u64, sent(b) as u64);
         assert_eq!(*outcome, Outcome { a_to_b, b_to_a, end: End::Orderly }, "{script:?}");
@@ -250,14 +266,14 @@ fn check(script: &(Part, Part), seen: &(Saw, Saw, Outcome)) {
     assert_ne!(outcome.end, End::Orderly, "{script:?}");
     for (resetting, other, saw) in [(a, b, at_b), (b, a, at_a)] {
         if resetting.ending == Ending::Reset && other.ending != Ending::Reset && other.kind == StreamKind::Tcp {
-            assert_eq!(saw.end, Some(Err(io::ErrorKind::ConnectionReset)), "{script:?}");
+            assert!(saw.torn, "{saw:?} {script:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_scripts_look_the_same_copied_and_moved() {
-    const AT_ONCE: u64 = 8;
+    const AT_ONCE: u64 = 32;
     if in_the_lab() {
         println!("not tried in a guest: there is nothing of AF_VSOCK in it");
         return;
@@ -378,7 +394,7 @@ async fn a_reset_while_pages_are_moved_is_never_an_end() {
     for to in KINDS {
         let pipes = Pipes::new(1);
         let (mut a, mut b, _, outcome) = rig((StreamKind::Tcp, to), &pipes).await;
-        let mut head = vec![0; 2 << 20];
+        let mut head = vec![0; 8 << 20];
         let (_, read) = tokio::join!(timeout(std::time::Duration::from_millis(500), a.write_all(&data)), b.read_exact(&mut head));
         read.unwrap();
         assert_eq!(pipes.open(), 1);
@@ -388,8 +404,13 @@ async fn a_reset_while_pages_are_moved_is_never_an_end() {
         assert!(matches!(outcome.end, End::Reset { by: Side::A, .. }), "{outcome:?}");
         let mut b = Leg::new(b, false);
         common::assert_torn(&mut b, "b").await;
-        // The pipe had bytes in it that nobody else may read.
-        assert_eq!(pipes.open(), 0);
+        // Its pipe had bytes in it. The next stream that has one does not see them.
+        let (mut a, mut b, _, _outcome) = rig((StreamKind::Tcp, to), &pipes).await;
+        let mut got = vec![0; 4 << 20];
+        let (_, read) = tokio::join!(a.write_all(&data[1 << 20..5 << 20]), b.read_exact(&mut got));
+        read.unwrap();
+        assert!(got == data[1 << 20..5 << 20]);
+        assert_eq!(pipes.open(), 1);
     }
 }
 

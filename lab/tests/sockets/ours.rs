@@ -1,6 +1,6 @@
 //! The room `net` over AF_VSOCK: listening, dialling and the relay's cap. Its own tests of pairs run here as well.
 
-use crate::family::in_a_guest;
+use crate::family::{in_a_guest, window_of};
 use enclave_bridge_e2e::bytes::{Hash, Pattern, hash_of};
 use enclave_bridge_net::{
     DialStage, End, Listen, Listener, Meter, Origin, Peer, RelayConfig, RelayStream, Route, Stream, StreamKind,
@@ -50,6 +50,35 @@ fn net_a_burst_waits_in_the_backlog() {
         for _ in 0..400 {
             timeout(LONG, listener.accept()).await.unwrap().unwrap();
         }
+    });
+}
+
+/// What a writer gets rid of while nobody reads, and the windows of both ends as the kernel tells them.
+async fn unread(window: Option<u32>, port: u32) -> (usize, u64, u64) {
+    let mut listener = Listener::bind(&Listen::Vsock { port, window }).unwrap();
+    let route = Route::Vsock { cid: 1, window };
+    let mut dialled = dial(&route, port, Instant::now() + LONG).await.unwrap();
+    let (accepted, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    let bytes = vec![7; 16 * 1024];
+    let mut written = 0;
+    while let Ok(count) = timeout(Duration::from_secs(2), dialled.write(&bytes)).await {
+        written += count.unwrap();
+    }
+    (written, window_of(&dialled), window_of(&accepted))
+}
+
+#[test]
+#[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
+fn net_the_window_is_raised_on_both_ends() {
+    const RAISED: u32 = 2 * 1024 * 1024;
+    on_a_runtime(async {
+        let (written, near, far) = unread(None, 6011).await;
+        println!("lab: fact: unread at the default window: {written} bytes, windows {near} and {far}");
+        assert!((near, far) == (256 * 1024, 256 * 1024) && written <= 1024 * 1024, "{written} {near} {far}");
+        let (written, near, far) = unread(Some(RAISED), 6012).await;
+        println!("lab: fact: unread at a window of 2 MiB: {written} bytes");
+        assert_eq!((near, far), (RAISED.into(), RAISED.into()));
+        assert!(written >= RAISED as usize * 3 / 4, "{written}");
     });
 }
 

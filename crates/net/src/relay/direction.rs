@@ -16,14 +16,14 @@ use crate::stream::{RelayStream, StreamKind};
 /// A read of so many bytes counts as bulk.
 const BULK_BYTES: usize = 16 * 1024;
 
-/// Reads of bulk in a row, each gone out whole, after which pages are moved.
+/// Reads of bulk in a row, of each of which something went out at once, after which pages are moved.
 const BULK_READS: u8 = 4;
 
 /// Passes of less than bulk in a row after which bytes are copied again: moving a small message costs a third more.
 const SMALL_PASSES: u8 = 8;
 
 /// Bytes that cost as much to move as one byte costs to copy, for the budget of a poll.
-const MOVED_PER_COPIED: usize = 4;
+const MOVED_PER_COPIED: usize = 16;
 
 /// Where a direction goes, for the length of one poll.
 pub(super) struct Way<'p, F, T> {
@@ -57,7 +57,7 @@ enum Backlog {
 
 #[derive(Clone, Copy)]
 enum Method {
-    /// After so many reads of bulk in a row.
+    /// After so many reads of bulk in a row; see [`BULK_READS`].
     Copy { bulk: u8 },
     /// After so many passes in a row that were less than bulk.
     Move { small: u8 },
@@ -220,8 +220,7 @@ impl Direction {
         self.eof = read.is_empty();
         let (written, flow) = self.write(cx, way, read, write_max)?;
         if let Method::Copy { bulk } = &mut self.method {
-            let gone = flow.is_ready() && read.len() >= BULK_BYTES;
-            *bulk = if gone { bulk.saturating_add(1) } else { 0 };
+            *bulk = if read.len() >= BULK_BYTES && written > 0 { bulk.saturating_add(1) } else { 0 };
         }
         if flow.is_pending() {
             let bytes = read.get(written..).unwrap_or_default().to_vec();

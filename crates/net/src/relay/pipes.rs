@@ -14,11 +14,11 @@ use crate::stream::Stream;
 
 /// Pipes of one [`Pipes`] at most, two descriptors each. Only a direction that is just being polled, or whose far side
 /// takes nothing more, has one; beyond the limit bytes are copied as they are without pipes.
-pub const PIPES_MAX: usize = 64;
+pub const PIPES_MAX: usize = 32;
 
 /// Capacity that is asked for, in bytes. [`PIPES_MAX`] of them are within the 16,384 pages that a user without privileges
 /// has for pipes (pipe(7), `pipe-user-pages-soft`), and so is the most that they hold back.
-pub const PIPE_BYTES: usize = 256 * 1024;
+pub const PIPE_BYTES: usize = 1024 * 1024;
 
 /// Pipes that are kept although nobody needs them: one for each thread of a usual machine and some, for making one costs
 /// three system calls.
