@@ -131,8 +131,8 @@ mod tests {
         };
         assert_eq!(streams(10_000, 1_048_576, true), 10_000);
         assert_eq!(streams(10_000, 1024, false), 448);
-        // 64 pipes would take an eighth of it.
-        assert_eq!(streams(10_000, 1024, true), 384);
+        // 32 pipes take 64.
+        assert_eq!(streams(10_000, 1024, true), 416);
         assert_eq!(streams(10_000, 256, true), 64);
         assert_eq!(streams(10_000, 20, true), 5);
         assert_eq!(streams(10_000, 0, true), 1);

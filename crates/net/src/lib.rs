@@ -35,7 +35,8 @@ pub use leg::Leg;
 pub use listen::{ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, AcceptError, BACKLOG, BindError, Listener};
 pub use prefixed::Prefixed;
 pub use relay::{
-    BUDGET_BYTES, End, Meter, Outcome, PIPE_BYTES, PIPES_IDLE_MAX, PIPES_MAX, Pipes, RelayConfig, SCRATCH_BYTES, Side, VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
+    BUDGET_BYTES, End, Meter, Outcome, PIPE_BYTES, PIPES_IDLE_MAX, PIPES_MAX, Pipes, RelayConfig, SCRATCH_BYTES, Side,
+    VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
 };
 pub use scope::Scope;
 pub use stream::{RelayStream, Stream, StreamKind};

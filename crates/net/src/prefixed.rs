@@ -52,10 +52,7 @@ impl<S> Prefixed<S> {
 /// Shows how many bytes are held, never which.
 impl<S: fmt::Debug> fmt::Debug for Prefixed<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prefixed")
-            .field("prefix_bytes", &self.left().len())
-            .field("inner", &self.inner)
-            .finish()
+        f.debug_struct("Prefixed").field("prefix_bytes", &self.left().len()).field("inner", &self.inner).finish()
     }
 }
 

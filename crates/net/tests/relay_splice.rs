@@ -17,8 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{LONG, Seen, bytes, connected, drain, in_the_lab, until};
 use enclave_bridge_net::{
-    End, Leg, Meter, Outcome, PIPES_IDLE_MAX, Pipes, RelayConfig, Scope, Side, Stream, StreamKind,
-    relay,
+    End, Leg, Meter, Outcome, PIPES_IDLE_MAX, Pipes, RelayConfig, Scope, Side, Stream, StreamKind, relay,
 };
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
@@ -303,7 +302,10 @@ async fn ten_thousand_scripts_look_the_same_copied_and_moved() {
 }
 
 /// A relay with pipes, and the peers of it.
-async fn rig(kinds: (StreamKind, StreamKind), pipes: &Pipes) -> (Stream, Stream, Arc<Meter>, oneshot::Receiver<Outcome>) {
+async fn rig(
+    kinds: (StreamKind, StreamKind),
+    pipes: &Pipes,
+) -> (Stream, Stream, Arc<Meter>, oneshot::Receiver<Outcome>) {
     let (a, near_a) = connected(kinds.0).await;
     let (b, near_b) = connected(kinds.1).await;
     let (done, outcome) = oneshot::channel();
@@ -395,7 +397,8 @@ async fn a_reset_while_pages_are_moved_is_never_an_end() {
         let pipes = Pipes::new(1);
         let (mut a, mut b, _, outcome) = rig((StreamKind::Tcp, to), &pipes).await;
         let mut head = vec![0; 8 << 20];
-        let (_, read) = tokio::join!(timeout(std::time::Duration::from_millis(500), a.write_all(&data)), b.read_exact(&mut head));
+        let (_, read) =
+            tokio::join!(timeout(std::time::Duration::from_millis(500), a.write_all(&data)), b.read_exact(&mut head));
         read.unwrap();
         assert_eq!(pipes.open(), 1);
         a.arm_reset();

@@ -23,7 +23,7 @@ const BULK_READS: u8 = 4;
 const SMALL_PASSES: u8 = 8;
 
 /// Bytes that cost as much to move as one byte costs to copy, for the budget of a poll.
-const MOVED_PER_COPIED: usize = 16;
+const MOVED_PER_COPIED: usize = 4;
 
 /// Where a direction goes, for the length of one poll.
 pub(super) struct Way<'p, F, T> {
