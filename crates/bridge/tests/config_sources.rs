@@ -53,8 +53,7 @@ fn the_defaults_in_the_table_are_the_defaults() {
         };
         let value = match key.name {
             "config" | "uds_path" | "allow_cid" | "vsock_window" => continue,
-            "strict" => "false",
-            "splice" => "true",
+            "strict" | "splice" => "false",
             _ => texts[0],
         };
         let flag = format!("--{}={value}", key.flag);

@@ -272,7 +272,7 @@ fn check(script: &(Part, Part), seen: &(Saw, Saw, Outcome)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_scripts_look_the_same_copied_and_moved() {
-    const AT_ONCE: u64 = 32;
+    const AT_ONCE: usize = 64;
     if in_the_lab() {
         println!("not tried in a guest: there is nothing of AF_VSOCK in it");
         return;
@@ -280,10 +280,10 @@ async fn ten_thousand_scripts_look_the_same_copied_and_moved() {
     let source = Arc::new(bytes(1, SOURCE_BYTES));
     let moved = Arc::new(AtomicUsize::new(0));
     let scope = Scope::root("scripts");
-    for lane in 0..AT_ONCE {
+    for lane in 0..AT_ONCE as u64 {
         let (source, moved) = (Arc::clone(&source), Arc::clone(&moved));
         scope.spawn("lane", async move {
-            for seed in (lane..SCRIPTS).step_by(AT_ONCE as usize) {
+            for seed in (lane..SCRIPTS).step_by(AT_ONCE) {
                 let script = Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1).script();
                 check(&script, &run(&script, &source, None).await);
                 let pipes = Pipes::new(2);

@@ -133,7 +133,7 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
         linger_timeout: linger_timeout.unwrap_or(Duration::from_secs(60)),
         max_streams: max_streams.unwrap_or(10_000),
         vsock_write_max: vsock_write_max.map_or(VSOCK_WRITE_MAX_BYTES, |bytes| bytes as usize),
-        splice: splice.unwrap_or(true),
+        splice: splice.unwrap_or(false),
         resolv_conf: resolv_conf.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
     })
 }

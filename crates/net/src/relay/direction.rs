@@ -22,8 +22,9 @@ const BULK_READS: u8 = 4;
 /// Passes of less than bulk in a row after which bytes are copied again: moving a small message costs a third more.
 const SMALL_PASSES: u8 = 8;
 
-/// Bytes that cost as much to move as one byte costs to copy, for the budget of a poll.
-const MOVED_PER_COPIED: usize = 4;
+/// Bytes moved that count as one copied, for the budget of a poll: two passes of a full pipe. Fewer bytes in a poll wake
+/// the neighbours so often that most of what moving saves is lost.
+const MOVED_PER_COPIED: usize = 16;
 
 /// Where a direction goes, for the length of one poll.
 pub(super) struct Way<'p, F, T> {

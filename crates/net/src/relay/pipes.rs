@@ -12,17 +12,14 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::stream::Stream;
 
-/// Pipes of one [`Pipes`] at most, two descriptors each; 16 MiB of the kernel's memory if all are stalled. Only a direction that is just being polled, or whose far side
+/// Pipes of one [`Pipes`] at most, two descriptors each; 32 MiB of the kernel's memory if all are stalled. Only a direction that is just being polled, or whose far side
 /// takes nothing more, has one; beyond the limit bytes are copied as they are without pipes.
 pub const PIPES_MAX: usize = 32;
 
-/// Capacity that is asked for, in bytes: what a user without privileges may have at most (pipe(7), `pipe-max-size`).
+/// Capacity that is asked for, and so what one pass moves and a stalled direction holds at most, in bytes: what a user
+/// without privileges may have (pipe(7), `pipe-max-size`). Measured: passes of 256 KiB cost twice the processor time.
 /// [`PIPES_MAX`] of them are half of the 16,384 pages that such a user has for pipes (`pipe-user-pages-soft`).
 pub const PIPE_BYTES: usize = 1024 * 1024;
-
-/// Bytes that one pass moves at most, and so what a stalled direction holds in its pipe. Measured: passes of 256 KiB cost
-/// twice the processor time of 1 MiB, for each wakes both neighbours; 1 MiB makes small messages beside bulk wait.
-const PASS_BYTES: usize = 512 * 1024;
 
 /// Pipes that are kept although nobody needs them: one for each thread of a usual machine and some, for making one costs
 /// three system calls.
@@ -133,7 +130,7 @@ impl Loan {
         let Some(pipe) = self.pipe.as_ref().filter(|_| self.held == 0) else {
             return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
         };
-        let filled = from.poll_read_with(cx, |socket| move_pages(socket, pipe.write.as_fd(), PASS_BYTES));
+        let filled = from.poll_read_with(cx, |socket| move_pages(socket, pipe.write.as_fd(), PIPE_BYTES));
         if let Poll::Ready(Ok(moved)) = filled {
             self.held = moved;
         }
