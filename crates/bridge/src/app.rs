@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use enclave_bridge_net::{BindError, Listen, Listener, Peer, RelayConfig, Route, Scope};
+use enclave_bridge_net::{BindError, Listen, Listener, Peer, Pipes, RelayConfig, Route, Scope};
 use enclave_bridge_policy::{EgressPolicy, OperatorPolicy, OwnAddresses, PeerIdentity};
 use enclave_bridge_proto::{Announcement, Environment, EnvironmentTooLarge, Feature, HandshakeLimits};
 use thiserror::Error;
@@ -81,7 +81,7 @@ pub(crate) struct Live {
 /// One transport to one enclave or, over AF_VSOCK, to all enclaves of the host.
 #[derive(Clone, Debug)]
 pub(crate) enum Endpoint {
-    Vsock,
+    Vsock { window: Option<u32> },
     Hybrid { uds_path: PathBuf },
 }
 
@@ -163,7 +163,7 @@ impl App {
         descriptors: u64,
         monitor: SocketAddr,
     ) -> Result<(Arc<App>, BoundListeners), StartError> {
-        let limits = Limits::default();
+        let limits = Limits::default().within(descriptors, config.splice);
         let metrics = Arc::new(Metrics::default());
         let streams = limits.streams_within(config.max_streams, descriptors);
         if streams < config.max_streams {
@@ -185,7 +185,12 @@ impl App {
         let stdout = Stdout::duplicate().map_err(StartError::LogWriter)?;
         let output = Output::start(stdout, limits.log_queue_bytes, limits.log_stall, Arc::clone(&metrics.log))
             .map_err(StartError::LogWriter)?;
-        let relay = RelayConfig { idle: config.idle_timeout, linger: config.linger_timeout, ..RelayConfig::default() };
+        let relay = RelayConfig {
+            idle: config.idle_timeout,
+            linger: config.linger_timeout,
+            vsock_write_max_bytes: config.vsock_write_max,
+            pipes: config.splice.then(|| Pipes::new(limits.pipes)),
+        };
         let app = App {
             handshake: HandshakeLimits::default(),
             relay,
@@ -342,7 +347,7 @@ impl Live {
 impl From<&EndpointConfig> for Endpoint {
     fn from(config: &EndpointConfig) -> Self {
         match config {
-            EndpointConfig::Vsock => Endpoint::Vsock,
+            EndpointConfig::Vsock { window } => Endpoint::Vsock { window: *window },
             EndpointConfig::Hybrid { uds_path } => Endpoint::Hybrid { uds_path: uds_path.clone() },
         }
     }
@@ -352,7 +357,7 @@ impl Endpoint {
     /// Where the host listens for connections of enclaves.
     pub(crate) fn listen(&self, port: u32) -> Listen {
         match self {
-            Endpoint::Vsock => Listen::Vsock { port },
+            Endpoint::Vsock { window } => Listen::Vsock { port, window: *window },
             Endpoint::Hybrid { uds_path } => Listen::Hybrid { uds_path: uds_path.clone(), port },
         }
     }
@@ -360,8 +365,8 @@ impl Endpoint {
     /// How the host reaches a peer of this endpoint.
     pub(crate) fn route(&self, peer: &Peer) -> Route {
         match (self, peer) {
-            (Endpoint::Vsock, Peer::Cid(cid)) => Route::Vsock { cid: *cid },
-            (Endpoint::Vsock, Peer::Path(path)) => Route::HybridHost { uds_path: path.to_path_buf() },
+            (Endpoint::Vsock { window }, Peer::Cid(cid)) => Route::Vsock { cid: *cid, window: *window },
+            (Endpoint::Vsock { .. }, Peer::Path(path)) => Route::HybridHost { uds_path: path.to_path_buf() },
             (Endpoint::Hybrid { uds_path }, _) => Route::HybridHost { uds_path: uds_path.clone() },
         }
     }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use enclave_bridge_net::PIPES_MAX;
+
 /// The bounds that hold in a running daemon.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -51,6 +53,8 @@ pub struct Limits {
     pub monitor_header: Duration,
     /// Descriptors kept away from streams: listeners, control and log connections, resolver sockets, monitoring.
     pub descriptors_reserved: usize,
+    /// Pipes that bulk goes through, over all streams; beyond them it is copied. See [`PIPES_MAX`].
+    pub pipes: usize,
     /// Time for a replaced or lost session's tasks to end before its successor binds. They only close sockets, which takes
     /// a millisecond; a machine that is short of processor time is given more rather than a refusal.
     pub session_end: Duration,
@@ -80,6 +84,7 @@ impl Default for Limits {
             monitor_connections: 64,
             monitor_header: Duration::from_secs(5),
             descriptors_reserved: 128,
+            pipes: PIPES_MAX,
             session_end: Duration::from_secs(5),
             cut: Duration::from_millis(200),
         }
@@ -89,13 +94,28 @@ impl Default for Limits {
 /// Descriptors that one stream holds: its downstream and its upstream socket.
 const DESCRIPTORS_PER_STREAM: usize = 2;
 
+/// Descriptors of one pipe.
+const DESCRIPTORS_PER_PIPE: usize = 2;
+
+/// The part of all descriptors that pipes may have: they are for speed, and streams go on without them.
+const PIPES_SHARE: usize = 8;
+
 impl Limits {
-    /// How many streams fit under a descriptor limit, at most `wanted`: the reserve (or half of a very small limit) is
-    /// never given to streams, so a flood of connections cannot keep the handshake, the beats or a probe out.
+    /// The same for a process with so many descriptors: fewer pipes under a small limit, and none if there are to be none.
+    #[must_use]
+    pub fn within(self, descriptors: u64, pipes: bool) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let fitting = descriptors / PIPES_SHARE / DESCRIPTORS_PER_PIPE;
+        Self { pipes: if pipes { self.pipes.min(fitting) } else { 0 }, ..self }
+    }
+
+    /// How many streams fit under a descriptor limit, at most `wanted`: the reserve (or half of a very small limit) and
+    /// what pipes may take is never given to streams, so a flood of connections cannot keep the handshake, the beats or a probe out.
     #[must_use]
     pub fn streams_within(&self, wanted: usize, descriptors: u64) -> usize {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let reserve = self.descriptors_reserved.min(descriptors / 2);
+        let pipes = self.pipes.saturating_mul(DESCRIPTORS_PER_PIPE);
+        let reserve = self.descriptors_reserved.saturating_add(pipes).min(descriptors / 2);
         wanted.min(descriptors.saturating_sub(reserve) / DESCRIPTORS_PER_STREAM).max(1)
     }
 }
@@ -106,12 +126,18 @@ mod tests {
 
     #[test]
     fn the_reserve_is_never_given_to_streams() {
-        let limits = Limits::default();
-        assert_eq!(limits.streams_within(10_000, 1_048_576), 10_000);
-        assert_eq!(limits.streams_within(10_000, 256), 64);
-        assert_eq!(limits.streams_within(10_000, 1024), 448);
-        assert_eq!(limits.streams_within(10_000, 20), 5);
-        assert_eq!(limits.streams_within(10_000, 0), 1);
-        assert_eq!(limits.streams_within(10, u64::MAX), 10);
+        let streams = |wanted, descriptors, pipes| {
+            Limits::default().within(descriptors, pipes).streams_within(wanted, descriptors)
+        };
+        assert_eq!(streams(10_000, 1_048_576, true), 10_000);
+        assert_eq!(streams(10_000, 1024, false), 448);
+        // 32 pipes take 64.
+        assert_eq!(streams(10_000, 1024, true), 416);
+        assert_eq!(streams(10_000, 256, true), 64);
+        assert_eq!(streams(10_000, 20, true), 5);
+        assert_eq!(streams(10_000, 0, true), 1);
+        assert_eq!(streams(10, u64::MAX, true), 10);
+        assert_eq!(Limits::default().within(100, true).pipes, 6);
+        assert_eq!(Limits::default().within(1_048_576, false).pipes, 0);
     }
 }

@@ -304,9 +304,9 @@ async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, ups
         };
         match app.streams.admit(Direction::Ingress) {
             Some(permit) => {
-                let serve =
-                    ingress::serve(Arc::clone(&app), scope.clone(), client, from, Arc::clone(&upstream), permit);
-                scope.spawn("ingress stream", serve);
+                let (app, session, to) = (Arc::clone(&app), scope.clone(), Arc::clone(&upstream));
+                let client = ingress::Client { app, session, stream: client, from, to, permit };
+                scope.spawn("ingress stream", ingress::serve(client));
             }
             None => {
                 count(&app.metrics.ingress.refused);

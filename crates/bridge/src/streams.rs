@@ -5,17 +5,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+/// The most bytes that the future of a stream takes, so that its task is 512 bytes and no more: the runtime's own part is
+/// 104 and the scope's 24, and tasks are made in steps of 128. A socket knows its poller in debug builds.
+#[cfg(test)]
+pub(crate) const SERVE_MAX_BYTES: usize = 384 + if cfg!(debug_assertions) { 16 } else { 0 };
+
 /// Counts the streams that are open in the whole daemon.
 #[derive(Clone, Debug)]
-pub struct Streams(Arc<Inner>);
+pub struct Streams {
+    ingress: Arc<Lane>,
+    egress: Arc<Lane>,
+    all: Arc<All>,
+}
 
 #[derive(Debug)]
-struct Inner {
+struct All {
     limit: usize,
-    ingress: AtomicUsize,
-    egress: AtomicUsize,
     active: AtomicUsize,
     ended: Notify,
+}
+
+/// The streams of one direction.
+#[derive(Debug)]
+struct Lane {
+    all: Arc<All>,
+    active: AtomicUsize,
 }
 
 /// Which way a stream was opened, as seen from the enclave.
@@ -27,60 +41,53 @@ pub enum Direction {
     Egress,
 }
 
-/// The right to hold one stream; given back when dropped.
+/// The right to hold one stream; given back when dropped. One pointer, for each idle stream has one.
 #[derive(Debug)]
-pub struct Permit {
-    streams: Streams,
-    direction: Direction,
-}
+pub struct Permit(Arc<Lane>);
 
 impl Streams {
     /// At most `limit` streams at once.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner {
-            limit,
-            ingress: AtomicUsize::new(0),
-            egress: AtomicUsize::new(0),
-            active: AtomicUsize::new(0),
-            ended: Notify::new(),
-        }))
+        let all = Arc::new(All { limit, active: AtomicUsize::new(0), ended: Notify::new() });
+        let lane = || Arc::new(Lane { all: Arc::clone(&all), active: AtomicUsize::new(0) });
+        Self { ingress: lane(), egress: lane(), all }
     }
 
     /// A permit, unless as many as the limit are held: the newest is turned away, those that exist are untouched.
     #[must_use]
     pub fn admit(&self, direction: Direction) -> Option<Permit> {
-        let inner = &self.0;
-        inner
-            .active
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < inner.limit).then_some(n.saturating_add(1)))
+        let all = &self.all;
+        all.active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < all.limit).then_some(n.saturating_add(1)))
             .ok()?;
-        self.count(direction).fetch_add(1, Ordering::AcqRel);
-        Some(Permit { streams: self.clone(), direction })
+        let lane = self.lane(direction);
+        lane.active.fetch_add(1, Ordering::AcqRel);
+        Some(Permit(Arc::clone(lane)))
     }
 
     /// Streams that are open now.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.0.active.load(Ordering::Acquire)
+        self.all.active.load(Ordering::Acquire)
     }
 
     /// Streams of one direction that are open now.
     #[must_use]
     pub fn active_in(&self, direction: Direction) -> usize {
-        self.count(direction).load(Ordering::Acquire)
+        self.lane(direction).active.load(Ordering::Acquire)
     }
 
     /// The most that may be open.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.0.limit
+        self.all.limit
     }
 
     /// Returns once no stream is open.
     pub async fn idle(&self) {
         loop {
-            let ended = self.0.ended.notified();
+            let ended = self.all.ended.notified();
             tokio::pin!(ended);
             // Registered before the look, so that the end of the last stream in between is not missed.
             ended.as_mut().enable();
@@ -91,19 +98,20 @@ impl Streams {
         }
     }
 
-    fn count(&self, direction: Direction) -> &AtomicUsize {
+    fn lane(&self, direction: Direction) -> &Arc<Lane> {
         match direction {
-            Direction::Ingress => &self.0.ingress,
-            Direction::Egress => &self.0.egress,
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.streams.count(self.direction).fetch_sub(1, Ordering::AcqRel);
-        if self.streams.0.active.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.streams.0.ended.notify_waiters();
+        let Lane { all, active } = &*self.0;
+        active.fetch_sub(1, Ordering::AcqRel);
+        if all.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            all.ended.notify_waiters();
         }
     }
 }

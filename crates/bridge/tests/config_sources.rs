@@ -23,7 +23,7 @@ fn egress(allow: &[&str]) -> EgressPolicy {
 fn defaults() {
     for arguments in [&[][..], &["run"]] {
         let (config, source) = run(arguments, &[("PATH", "/bin"), ("HOME", "/")]);
-        assert_eq!(config.endpoints, [EndpointConfig::Vsock]);
+        assert_eq!(config.endpoints, [EndpointConfig::Vsock { window: None }]);
         assert_eq!((config.init_port, config.log_port), (5000, 4999));
         assert_eq!(config.monitor.to_string(), "0.0.0.0:8888");
         assert_eq!(config.ingress_address.to_string(), "0.0.0.0");
@@ -52,8 +52,8 @@ fn the_defaults_in_the_table_are_the_defaults() {
             text => vec![text],
         };
         let value = match key.name {
-            "config" | "uds_path" | "allow_cid" => continue,
-            "strict" => "false",
+            "config" | "uds_path" | "allow_cid" | "vsock_window" => continue,
+            "strict" | "splice" => "false",
             _ => texts[0],
         };
         let flag = format!("--{}={value}", key.flag);

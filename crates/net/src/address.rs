@@ -50,6 +50,9 @@ pub enum Listen {
     Vsock {
         /// The vsock port.
         port: u32,
+        /// The window of what is accepted, in bytes; `None` leaves the kernel's own. See
+        /// [`VSOCK_WINDOW_MIN_BYTES`](crate::VSOCK_WINDOW_MIN_BYTES).
+        window: Option<u32>,
     },
     /// The host's end of the hybrid transport: the Unix socket `P_<port>` that the guest's connections arrive at.
     Hybrid {
@@ -67,7 +70,7 @@ pub enum Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Listen::Vsock { port } => write!(f, "vsock port {port}"),
+            Listen::Vsock { port, .. } => write!(f, "vsock port {port}"),
             Listen::Hybrid { uds_path, port } => write!(f, "{}", hybrid_path(uds_path, *port).display()),
             Listen::Unix(path) => write!(f, "{}", path.display()),
             Listen::Tcp(address) => write!(f, "{address}"),
@@ -82,6 +85,9 @@ pub enum Route {
     Vsock {
         /// The far side's context identifier.
         cid: u32,
+        /// This side's window, in bytes; `None` leaves the kernel's own. See
+        /// [`VSOCK_WINDOW_MIN_BYTES`](crate::VSOCK_WINDOW_MIN_BYTES).
+        window: Option<u32>,
     },
     /// Host to guest on the hybrid transport: connect to `P`, write `CONNECT <port>`, read `OK <number>`.
     HybridHost {
@@ -98,7 +104,7 @@ pub enum Route {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Route::Vsock { cid } => write!(f, "cid {cid}"),
+            Route::Vsock { cid, .. } => write!(f, "cid {cid}"),
             Route::HybridHost { uds_path } | Route::HybridGuest { uds_path } => write!(f, "{}", uds_path.display()),
         }
     }

@@ -10,11 +10,11 @@ use enclave_bridge_proto::{encode_hybrid_connect, parse_hybrid_ok};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_vsock::{VsockAddr, VsockStream};
 
 use crate::address::{Route, hybrid_path};
 use crate::line::{NoLine, read_line};
 use crate::stream::Stream;
+use crate::vsock;
 
 /// Pause before a Unix socket whose backlog is full (EAGAIN; the kernel offers no readiness for it) is tried again:
 /// short beside any deadline, long beside the time that accepting a connection takes.
@@ -90,10 +90,7 @@ pub async fn dial(route: &Route, port: u32, deadline: impl Into<Instant>) -> Res
 
 async fn reach(route: &Route, port: u32, stage: &mut DialStage) -> Result<Stream, DialCause> {
     match route {
-        Route::Vsock { cid } => {
-            let stream = VsockStream::connect(VsockAddr::new(*cid, port)).await.map_err(DialCause::Io)?;
-            Ok(Stream::from_vsock(stream))
-        }
+        Route::Vsock { cid, window } => vsock::connect(*cid, port, *window).await.map_err(DialCause::Io),
         Route::HybridGuest { uds_path } => Ok(Stream::from_unix(connect(&hybrid_path(uds_path, port)).await?)),
         Route::HybridHost { uds_path } => {
             let mut stream = connect(uds_path).await?;

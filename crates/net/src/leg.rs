@@ -8,21 +8,21 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::framed::Framed;
-use crate::stream::{RelayStream, StreamKind};
+use crate::stream::{RelayStream, Stream, StreamKind};
 
 /// A stream as it is, or in records.
 #[derive(Debug)]
 pub enum Leg<S: RelayStream> {
     /// The socket's bytes are the stream's.
     Raw(S),
-    /// The stream is in records.
-    Framed(Framed<S>),
+    /// The stream is in records. Apart, so that a raw stream does not carry the memory of their state.
+    Framed(Box<Framed<S>>),
 }
 
 impl<S: RelayStream> Leg<S> {
     /// `inner` in the form that was granted.
     pub fn new(inner: S, framed: bool) -> Leg<S> {
-        if framed { Leg::Framed(Framed::new(inner)) } else { Leg::Raw(inner) }
+        if framed { Leg::Framed(Box::new(Framed::new(inner))) } else { Leg::Raw(inner) }
     }
 
     /// The stream below.
@@ -38,7 +38,7 @@ impl<S: RelayStream> AsyncRead for Leg<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Leg::Raw(inner) => Pin::new(inner).poll_read(cx, buf),
-            Leg::Framed(framed) => Pin::new(framed).poll_read(cx, buf),
+            Leg::Framed(framed) => Pin::new(&mut **framed).poll_read(cx, buf),
         }
     }
 }
@@ -47,21 +47,21 @@ impl<S: RelayStream> AsyncWrite for Leg<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Leg::Raw(inner) => Pin::new(inner).poll_write(cx, bytes),
-            Leg::Framed(framed) => Pin::new(framed).poll_write(cx, bytes),
+            Leg::Framed(framed) => Pin::new(&mut **framed).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Leg::Raw(inner) => Pin::new(inner).poll_flush(cx),
-            Leg::Framed(framed) => Pin::new(framed).poll_flush(cx),
+            Leg::Framed(framed) => Pin::new(&mut **framed).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Leg::Raw(inner) => Pin::new(inner).poll_shutdown(cx),
-            Leg::Framed(framed) => Pin::new(framed).poll_shutdown(cx),
+            Leg::Framed(framed) => Pin::new(&mut **framed).poll_shutdown(cx),
         }
     }
 
@@ -72,7 +72,7 @@ impl<S: RelayStream> AsyncWrite for Leg<S> {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Leg::Raw(inner) => Pin::new(inner).poll_write_vectored(cx, bufs),
-            Leg::Framed(framed) => Pin::new(framed).poll_write_vectored(cx, bufs),
+            Leg::Framed(framed) => Pin::new(&mut **framed).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -121,6 +121,13 @@ impl<S: RelayStream> RelayStream for Leg<S> {
         match self {
             Leg::Raw(inner) => inner.poll_torn(cx),
             Leg::Framed(framed) => framed.poll_torn(cx),
+        }
+    }
+
+    fn splice_end(&self) -> Option<&Stream> {
+        match self {
+            Leg::Raw(inner) => inner.splice_end(),
+            Leg::Framed(_) => None,
         }
     }
 }

@@ -23,6 +23,7 @@ mod relay;
 mod scope;
 mod socket_file;
 mod stream;
+mod vsock;
 
 pub use address::{Listen, Origin, Peer, Route, hybrid_path};
 pub use dial::{DialCause, DialError, DialStage, UNIX_BACKLOG_PAUSE, dial};
@@ -34,7 +35,9 @@ pub use leg::Leg;
 pub use listen::{ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, AcceptError, BACKLOG, BindError, Listener};
 pub use prefixed::Prefixed;
 pub use relay::{
-    BUDGET_BYTES, End, Meter, Outcome, RelayConfig, SCRATCH_BYTES, Side, VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
+    BUDGET_BYTES, End, Meter, Outcome, PIPE_BYTES, PIPES_IDLE_MAX, PIPES_MAX, Pipes, RelayConfig, SCRATCH_BYTES, Side,
+    VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
 };
 pub use scope::Scope;
 pub use stream::{RelayStream, Stream, StreamKind};
+pub use vsock::{VSOCK_WINDOW_MAX_BYTES, VSOCK_WINDOW_MIN_BYTES};

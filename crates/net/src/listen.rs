@@ -1,5 +1,6 @@
 //! Listening that no peer can end and that survives a lack of descriptors. Who may connect is not decided here.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,14 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Instant, sleep_until};
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::VsockListener;
 
 use crate::address::{Listen, Origin, Peer, hybrid_path};
 use crate::socket_file::{SocketFile, listen_at};
 use crate::stream::Stream;
+use crate::vsock;
 
 /// Connections that the kernel may hold before they are accepted: Linux' default limit (`net.core.somaxconn`) since
 /// 5.4, so that a burst waits instead of failing. The kernel lowers it to its own limit.
@@ -92,7 +94,7 @@ impl Listener {
             Listen::Tcp(address) => bind_tcp(*address),
             Listen::Hybrid { uds_path, port } => bind_unix(&hybrid_path(uds_path, *port), uds_path),
             Listen::Unix(path) => bind_unix(path, path),
-            Listen::Vsock { port } => bind_vsock(*port),
+            Listen::Vsock { port, window } => vsock::listen(*port, BACKLOG, *window).map(Accepting::Vsock),
         };
         match socket {
             Ok(socket) => Ok(Listener {
@@ -236,8 +238,8 @@ impl Accepting {
                 Ok((Stream::from_unix(stream), Origin::Peer(Peer::Path(Arc::clone(peer)))))
             }
             Accepting::Vsock(socket) => {
-                let (stream, address) = socket.accept().await?;
-                Ok((Stream::from_vsock(stream), Origin::Peer(Peer::Cid(address.cid()))))
+                let (socket, address) = poll_fn(|cx| socket.poll_accept_std(cx)).await?;
+                Ok((Stream::from_vsock(socket.into())?, Origin::Peer(Peer::Cid(address.cid()))))
             }
         }
     }
@@ -258,13 +260,6 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Accepting> {
 fn bind_unix(path: &Path, peer: &Path) -> io::Result<Accepting> {
     let (socket, file) = listen_at(path, BACKLOG)?;
     Ok(Accepting::Unix { socket: UnixListener::from_std(socket.into())?, peer: Arc::from(peer), _file: file })
-}
-
-fn bind_vsock(port: u32) -> io::Result<Accepting> {
-    let socket = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?;
-    // The crate listens with 128; listening once more on a listening vsock socket only sets the backlog.
-    SockRef::from(&socket).listen(BACKLOG)?;
-    Ok(Accepting::Vsock(socket))
 }
 
 #[cfg(test)]

@@ -7,25 +7,40 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::stream::{RelayStream, StreamKind};
+use crate::stream::{RelayStream, Stream, StreamKind};
 
 /// `prefix`, then `inner`; writes go straight to `inner`. The prefix's memory is freed once it has been read.
 pub struct Prefixed<S> {
-    prefix: Vec<u8>,
-    read: usize,
+    // Apart and gone once read, so that a stream without one does not carry its memory.
+    prefix: Option<Box<Prefix>>,
     inner: S,
+}
+
+struct Prefix {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Prefix {
+    fn left(&self) -> &[u8] {
+        self.bytes.get(self.read..).unwrap_or_default()
+    }
 }
 
 impl<S> Prefixed<S> {
     /// Replays `prefix` (may be empty) before `inner`.
     pub fn new(prefix: Vec<u8>, inner: S) -> Prefixed<S> {
-        Prefixed { prefix, read: 0, inner }
+        let prefix = (!prefix.is_empty()).then(|| Box::new(Prefix { bytes: prefix, read: 0 }));
+        Prefixed { prefix, inner }
     }
 
     /// What has not been read of the prefix, and the stream.
-    pub fn into_parts(mut self) -> (Vec<u8>, S) {
-        self.prefix.drain(..self.read.min(self.prefix.len()));
-        (self.prefix, self.inner)
+    pub fn into_parts(self) -> (Vec<u8>, S) {
+        (self.left().to_vec(), self.inner)
+    }
+
+    fn left(&self) -> &[u8] {
+        self.prefix.as_ref().map(|prefix| prefix.left()).unwrap_or_default()
     }
 
     /// The stream behind the prefix.
@@ -37,26 +52,21 @@ impl<S> Prefixed<S> {
 /// Shows how many bytes are held, never which.
 impl<S: fmt::Debug> fmt::Debug for Prefixed<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prefixed")
-            .field("prefix_bytes", &self.prefix.len().saturating_sub(self.read))
-            .field("inner", &self.inner)
-            .finish()
+        f.debug_struct("Prefixed").field("prefix_bytes", &self.left().len()).field("inner", &self.inner).finish()
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let left = this.prefix.get(this.read..).unwrap_or_default();
-        if left.is_empty() {
+        let Some(prefix) = &mut this.prefix else {
             return Pin::new(&mut this.inner).poll_read(cx, buf);
-        }
-        let taken = left.len().min(buf.remaining());
-        buf.put_slice(left.get(..taken).unwrap_or_default());
-        this.read += taken;
-        if this.read >= this.prefix.len() {
-            this.prefix = Vec::new();
-            this.read = 0;
+        };
+        let taken = prefix.left().len().min(buf.remaining());
+        buf.put_slice(prefix.left().get(..taken).unwrap_or_default());
+        prefix.read += taken;
+        if prefix.left().is_empty() {
+            this.prefix = None;
         }
         Poll::Ready(Ok(()))
     }
@@ -111,5 +121,9 @@ impl<S: RelayStream> RelayStream for Prefixed<S> {
 
     fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.inner.poll_torn(cx)
+    }
+
+    fn splice_end(&self) -> Option<&Stream> {
+        if self.prefix.is_some() { None } else { self.inner.splice_end() }
     }
 }

@@ -1,13 +1,15 @@
 //! The task tree: the one place that spawns. What the tasks do is not known here.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 /// A node of the task tree. Every task belongs to one scope; cancelling a scope asks its tasks and those of all its
 /// descendants to end, joining it waits until they have. Clones are the same scope. Dropping a handle ends nothing.
@@ -21,8 +23,10 @@ struct Inner {
     name: &'static str,
     parent: Option<Scope>,
     token: CancellationToken,
-    // Counts the tasks of this scope and of all its descendants.
-    tracker: TaskTracker,
+    // Tasks of this scope and of all its descendants.
+    tasks: AtomicUsize,
+    // Woken when the last of them has ended.
+    empty: Notify,
     panics: AtomicU64,
 }
 
@@ -38,7 +42,8 @@ impl Scope {
     }
 
     fn new(name: &'static str, parent: Option<Scope>, token: CancellationToken) -> Scope {
-        Scope { inner: Arc::new(Inner { name, parent, token, tracker: TaskTracker::new(), panics: AtomicU64::new(0) }) }
+        let (tasks, empty, panics) = (AtomicUsize::new(0), Notify::new(), AtomicU64::new(0));
+        Scope { inner: Arc::new(Inner { name, parent, token, tasks, empty, panics }) }
     }
 
     /// Starts `future` as a task of this scope; `what` names it in the log. The task is not stopped by
@@ -51,53 +56,26 @@ impl Scope {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let held: Vec<_> = self.ancestors().map(|scope| scope.inner.tracker.token()).collect();
-        let scope = self.clone();
-        // On the heap by itself: a future that is moved into an async block and pinned there takes its size twice.
-        let mut future = Box::pin(future);
-        self.inner.tracker.spawn(async move {
-            let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-                Err(payload) => Poll::Ready(Err(payload)),
-            })
-            .await;
-            // What the future holds (sockets, guards) and the panic's payload are dropped here, before the scope
-            // counts the task as gone; a destructor may panic too.
-            let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
-            let panicked = match (ended, dropped) {
-                (Ok(()), Ok(())) => None,
-                (Err(payload), _) | (Ok(()), Err(payload)) => Some(payload),
-            };
-            if let Some(payload) = panicked {
-                scope.count_panic(what);
-                if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                    std::mem::forget(second);
-                }
-            }
-            drop(held);
-        });
+        let task = Task { future, held: Held::new(self.clone(), what) };
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+        drop(tokio::spawn(task));
     }
 
     fn count_panic(&self, what: &'static str) {
-        for scope in std::iter::once(self).chain(self.ancestors()) {
+        for scope in self.upwards() {
             scope.inner.panics.fetch_add(1, Ordering::Relaxed);
         }
         tracing::error!(scope = self.inner.name, task = what, "task panicked");
     }
 
-    fn ancestors(&self) -> impl Iterator<Item = &Scope> {
-        std::iter::successors(self.inner.parent.as_ref(), |scope| scope.inner.parent.as_ref())
+    /// This scope and all above it.
+    fn upwards(&self) -> impl Iterator<Item = &Scope> {
+        std::iter::successors(Some(self), |scope| scope.inner.parent.as_ref())
     }
 
     /// The name given at the start.
     pub fn name(&self) -> &'static str {
         self.inner.name
-    }
-
-    /// Says that no new tasks are expected: a waiting [`join`](Scope::join) may return once the scope is empty.
-    pub fn close(&self) {
-        self.inner.tracker.close();
     }
 
     /// Asks every task of this scope and its descendants to end.
@@ -106,8 +84,8 @@ impl Scope {
     }
 
     /// Resolves once this scope or one above it is cancelled. Cancel-safe.
-    pub async fn cancelled(&self) {
-        self.inner.token.cancelled().await;
+    pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.token.cancelled()
     }
 
     /// Whether this scope or one above it is cancelled.
@@ -120,19 +98,88 @@ impl Scope {
         self.inner.token.clone()
     }
 
-    /// Closes the scope and waits until no task of it or of a descendant is left. Cancel-safe; not a cancellation.
+    /// Waits until no task of it or of a descendant is left. Cancel-safe; not a cancellation.
     pub async fn join(&self) {
-        self.close();
-        self.inner.tracker.wait().await;
+        loop {
+            let mut empty = pin!(self.inner.empty.notified());
+            // Registered before the look, so that the end of the last task in between is not missed.
+            empty.as_mut().enable();
+            if self.tasks() == 0 {
+                return;
+            }
+            empty.await;
+        }
     }
 
     /// Tasks of this scope and its descendants that have not ended.
     pub fn tasks(&self) -> usize {
-        self.inner.tracker.len()
+        self.inner.tasks.load(Ordering::Acquire)
     }
 
     /// Panics caught so far in this scope and its descendants.
     pub fn panics(&self) -> u64 {
         self.inner.panics.load(Ordering::Relaxed)
+    }
+}
+
+pin_project! {
+    /// A future in its scope: what it costs beyond the future is paid by every stream, idle ones included.
+    struct Task<F> {
+        // What it holds (sockets, guards) is dropped before the scope counts the task as gone (declaration order).
+        #[pin]
+        future: F,
+        held: Held,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        match catch_unwind(AssertUnwindSafe(|| this.future.poll(cx))) {
+            Ok(polled) => polled,
+            Err(payload) => {
+                this.held.count_panic();
+                // Its destructor may panic too.
+                if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                    std::mem::forget(second);
+                }
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// Counts a task in its scope and in all above it, until it is dropped.
+struct Held {
+    scope: Scope,
+    what: &'static str,
+}
+
+impl Held {
+    fn new(scope: Scope, what: &'static str) -> Held {
+        for scope in scope.upwards() {
+            scope.inner.tasks.fetch_add(1, Ordering::AcqRel);
+        }
+        Held { scope, what }
+    }
+
+    fn count_panic(&self) {
+        self.scope.count_panic(self.what);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The future's destructor panicked; whoever runs the task catches that.
+        if std::thread::panicking() {
+            self.count_panic();
+        }
+        for scope in self.scope.upwards() {
+            if scope.inner.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
+                scope.inner.empty.notify_waiters();
+            }
+        }
     }
 }

@@ -2,16 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::sys::socket::MsgFlags;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_vsock::VsockStream;
 
 /// Which kind of socket a stream ends in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,6 +46,12 @@ pub trait RelayStream: AsyncRead + AsyncWrite + Unpin {
     fn poll_torn(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
     }
+
+    /// The socket whose bytes are exactly the stream's from here on, if there is one that the kernel can move pages out
+    /// of and into.
+    fn splice_end(&self) -> Option<&Stream> {
+        None
+    }
 }
 
 /// A connected TCP, Unix or AF_VSOCK socket.
@@ -58,7 +62,8 @@ pub struct Stream(Socket);
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Vsock(VsockStream),
+    // What reads and writes a Unix socket (recv, send, shutdown, readiness) does so with every stream socket.
+    Vsock(UnixStream),
 }
 
 impl Stream {
@@ -72,9 +77,17 @@ impl Stream {
         Stream(Socket::Unix(stream))
     }
 
-    /// A stream over an AF_VSOCK socket.
-    pub fn from_vsock(stream: VsockStream) -> Stream {
-        Stream(Socket::Vsock(stream))
+    /// A stream over an AF_VSOCK socket that is connected, or about to be.
+    ///
+    /// # Errors
+    /// When the runtime does not take the socket.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O.
+    pub fn from_vsock(socket: OwnedFd) -> io::Result<Stream> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Stream(Socket::Vsock(UnixStream::from_std(socket)?)))
     }
 
     /// The kind of socket.
@@ -128,8 +141,65 @@ impl Stream {
     pub fn take_error(&self) -> Option<io::Error> {
         match &self.0 {
             Socket::Tcp(stream) => tcp_error(stream),
-            Socket::Unix(stream) => flatten(stream.take_error()),
-            Socket::Vsock(stream) => flatten(SockRef::from(stream).take_error()),
+            Socket::Unix(stream) | Socket::Vsock(stream) => flatten(stream.take_error()),
+        }
+    }
+
+    /// Waits until a connect that is under way has come to its end.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        match &self.0 {
+            Socket::Tcp(stream) => stream.writable().await?,
+            Socket::Unix(stream) | Socket::Vsock(stream) => stream.writable().await?,
+        }
+        self.take_error().map_or(Ok(()), Err)
+    }
+
+    /// Does `io` on the socket whenever it can be read from, until that is something else than
+    /// [`io::ErrorKind::WouldBlock`].
+    pub(crate) fn poll_read_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut io: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            let done = match &self.0 {
+                Socket::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || io(stream.as_fd()))
+                }
+                Socket::Unix(stream) | Socket::Vsock(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || io(stream.as_fd()))
+                }
+            };
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// As [`poll_read_with`](Stream::poll_read_with), whenever it can be written to.
+    pub(crate) fn poll_write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut io: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            let done = match &self.0 {
+                Socket::Tcp(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_io(Interest::WRITABLE, || io(stream.as_fd()))
+                }
+                Socket::Unix(stream) | Socket::Vsock(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_io(Interest::WRITABLE, || io(stream.as_fd()))
+                }
+            };
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
         }
     }
 
@@ -161,21 +231,6 @@ fn tcp_error(stream: &TcpStream) -> Option<io::Error> {
     if final_by_kind || stream.peer_addr().is_err() { Some(error) } else { None }
 }
 
-/// The vsock stream's own gathering write takes the first piece alone, and each write there is a packet. What cannot
-/// go at once is put together, so that the stream waits for room in its own way.
-fn poll_send_vectored(
-    stream: &mut VsockStream,
-    cx: &mut Context<'_>,
-    bufs: &[io::IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    match SockRef::from(&*stream).send_vectored_with_flags(bufs, MsgFlags::MSG_NOSIGNAL.bits()) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-        sent => return Poll::Ready(sent),
-    }
-    let whole: Vec<u8> = bufs.iter().flat_map(|piece| piece.iter().copied()).collect();
-    Pin::new(stream).poll_write(cx, &whole)
-}
-
 fn flatten(taken: io::Result<Option<io::Error>>) -> Option<io::Error> {
     taken.unwrap_or_else(Some)
 }
@@ -185,8 +240,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
             Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) => stream.as_fd(),
-            Socket::Vsock(stream) => stream.as_fd(),
+            Socket::Unix(stream) | Socket::Vsock(stream) => stream.as_fd(),
         }
     }
 }
@@ -207,14 +261,21 @@ impl RelayStream for Stream {
     fn disarm_reset(&self) {
         Stream::disarm_reset(self);
     }
+
+    fn splice_end(&self) -> Option<&Stream> {
+        match &self.0 {
+            Socket::Tcp(_) | Socket::Unix(_) => Some(self),
+            // A page at a time there, each a packet of its own, on most kernels; a copy saved at best on the others.
+            Socket::Vsock(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Vsock(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -223,16 +284,14 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Socket::Vsock(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Vsock(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -240,9 +299,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            // Through the trait: the inherent `shutdown(how)` of this type is another call.
-            Socket::Vsock(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
+            Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -253,16 +310,15 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Socket::Vsock(stream) => poll_send_vectored(stream, cx, bufs),
+            // One packet on a vsock too: the kernel is given all pieces in one call.
+            Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
             Socket::Tcp(stream) => stream.is_write_vectored(),
-            Socket::Unix(stream) => stream.is_write_vectored(),
-            Socket::Vsock(_) => true,
+            Socket::Unix(stream) | Socket::Vsock(stream) => stream.is_write_vectored(),
         }
     }
 }

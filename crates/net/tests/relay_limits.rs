@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use common::{bytes, connected, drain, until};
 use enclave_bridge_net::{
-    BUDGET_BYTES, End, Meter, Outcome, RelayConfig, RelayStream, SCRATCH_BYTES, Side, Stream, StreamKind,
+    BUDGET_BYTES, End, Leg, Meter, Outcome, RelayConfig, RelayStream, SCRATCH_BYTES, Scope, Side, Stream, StreamKind,
     VSOCK_WRITE_MAX_BYTES, relay,
 };
 use script::{ReadStep, Script, State, WriteStep};
@@ -393,15 +393,18 @@ async fn bulk_beside_small_messages_on_one_thread_leaves_them_moving() {
     }
 }
 
+/// What an idle stream costs is what its future costs. A raw leg does not pay for records, nor an idle one for what only
+/// a busy one needs.
 #[tokio::test]
 async fn the_future_is_small() {
     let (_a, near_a) = connected(StreamKind::Tcp).await;
     let (_b, near_b) = connected(StreamKind::Unix).await;
     let (config, meter) = (RelayConfig::default(), Meter::new());
-    let scope = enclave_bridge_net::Scope::root("size");
-    let token = scope.token();
-    let relaying = relay(near_a, near_b, &config, &meter, token.cancelled());
+    let scope = Scope::root("size");
+    let relaying = relay(near_a, Leg::new(near_b, false), &config, &meter, scope.cancelled());
     let size = size_of_val(&relaying);
     println!("relay future: {size} bytes, stream: {} bytes", size_of::<Stream>());
-    assert!(size <= 1024, "{size}");
+    // A socket knows its poller in debug builds.
+    let most = 344 + if cfg!(debug_assertions) { 16 } else { 0 };
+    assert!(size <= most, "{size}");
 }

@@ -31,7 +31,7 @@ pub(crate) async fn until_over(options: &Options, id: EnclaveId, pace: &mut Pace
     let mut first = true;
     loop {
         let deadline = Instant::now() + INIT_DIAL_LIMIT;
-        let stream = match dial(&options.transport.route(), options.init_port, deadline).await {
+        let stream = match dial(&options.route(), options.init_port, deadline).await {
             Ok(stream) => stream,
             Err(error) => {
                 // Right after the grant this is odd and must not become a fast loop of handshakes.

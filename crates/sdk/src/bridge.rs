@@ -125,7 +125,7 @@ impl Bridge {
     /// The same with another `requestTimeout`, which bounds everything up to the connected target, on both sides.
     pub fn client_with_limit(&mut self, enclave_dial_port: u32, request_timeout: Duration) -> Dialer {
         self.terms.clients.push(ClientRequest { request_timeout, ..ClientRequest::new(enclave_dial_port) });
-        Dialer::new(self.terms.options.transport.route(), enclave_dial_port, request_timeout, self.terms.form.clone())
+        Dialer::new(self.terms.options.route(), enclave_dial_port, request_timeout, self.terms.form.clone())
     }
 
     /// Sends what was asked for and waits for the grant: when it returns, every port accepts. A bridge that goes away
@@ -194,10 +194,11 @@ impl ServerBuilder<'_> {
         offered(&self.request, &self.bridge.environment)?;
         let port = self.request.enclave_listen_port;
         let scope = self.bridge.scope.0.clone();
+        let window = self.bridge.terms.options.vsock_window;
         let source = match self.bridge.terms.options.transport.clone() {
             Transport::Vsock { host_cid } => {
                 self.request.enclave_cid = vsock::get_local_cid().map_err(Error::OwnCid)?;
-                let listener = enclave_bridge_net::Listener::bind(&Listen::Vsock { port })?;
+                let listener = enclave_bridge_net::Listener::bind(&Listen::Vsock { port, window })?;
                 Source::Vsock { listener, host_cid }
             }
             Transport::Hybrid { uds_path } => {

@@ -27,6 +27,12 @@ pub enum Error {
         /// What was asked for.
         given: Duration,
     },
+    /// The window of AF_VSOCK streams is outside of what is of use.
+    #[error("vsock window: {given} bytes are not from 1 MiB to 8 MiB")]
+    VsockWindow {
+        /// What was asked for.
+        given: u32,
+    },
     /// The bridge (or whatever took its place) sent something that is no environment.
     #[error("from the host: {0}")]
     Environment(#[source] EnvironmentError),

@@ -55,7 +55,7 @@ impl Failure {
 /// Connects, acknowledges and receives the environment.
 pub(crate) async fn open(options: &Options) -> Result<Opened, Failure> {
     let deadline = Instant::now() + INIT_DIAL_LIMIT;
-    let mut stream = dial(&options.transport.route(), options.init_port, deadline)
+    let mut stream = dial(&options.route(), options.init_port, deadline)
         .await
         .map_err(|error| Failure::Absent(unanswered(error)))?;
     let mut machine = Handshake::new(HandshakeLimits::default(), now());
@@ -71,7 +71,7 @@ pub(crate) async fn open(options: &Options) -> Result<Opened, Failure> {
 fn unanswered(error: DialError) -> Error {
     /// ENODEV: the guest has no way to a host.
     const NO_DEVICE: i32 = 19;
-    let Route::Vsock { cid } = error.route else { return error.into() };
+    let Route::Vsock { cid, .. } = error.route else { return error.into() };
     let io = if let DialCause::Io(io) = &error.cause { Some(io) } else { None };
     let timed_out = matches!(error.cause, DialCause::TimedOut);
     let reason = if timed_out || io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
@@ -173,7 +173,7 @@ mod tests {
 
     fn said(cause: DialCause) -> String {
         let stage = DialStage::Connect;
-        unanswered(DialError { route: Route::Vsock { cid: 3 }, port: 5000, stage, cause }).to_string()
+        unanswered(DialError { route: Route::Vsock { cid: 3, window: None }, port: 5000, stage, cause }).to_string()
     }
 
     #[test]

@@ -85,5 +85,5 @@ pub use enclave_bridge_proto::{Environment, Feature, Host, LogLevel, NakCode, Ta
 pub use error::Error;
 pub use listener::{ClientAddr, Listener};
 pub use log::{DEFAULT_LOG_BUFFER_MAX_BYTES, LogGuard, LogLayer};
-pub use options::{DEFAULT_INTERVAL, Options};
+pub use options::{DEFAULT_INTERVAL, Options, VSOCK_WINDOW_MAX, VSOCK_WINDOW_MIN};
 pub use session::{Session, SessionState};

@@ -65,8 +65,7 @@ impl LogLayer {
     /// [`Error::LogThread`] where the system gives no thread.
     pub fn with_buffer(options: &Options, max_bytes: usize) -> Result<(Self, LogGuard), Error> {
         let queue = Arc::new(Queue::new(max_bytes));
-        let thread =
-            sender::start(Arc::clone(&queue), options.transport.route(), options.log_port).map_err(Error::LogThread)?;
+        let thread = sender::start(Arc::clone(&queue), options.route(), options.log_port).map_err(Error::LogThread)?;
         Ok((Self { queue: Arc::clone(&queue) }, LogGuard { queue, thread: Some(thread) }))
     }
 }

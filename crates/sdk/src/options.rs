@@ -18,6 +18,11 @@ const HOST_CID: u32 = 2;
 /// There only on Nitro.
 const NITRO_DEVICE: &str = "/dev/nsm";
 
+/// The least and the most that [`Options::vsock_window`] takes, in bytes.
+pub const VSOCK_WINDOW_MIN: u32 = enclave_bridge_net::VSOCK_WINDOW_MIN_BYTES;
+/// See [`VSOCK_WINDOW_MIN`].
+pub const VSOCK_WINDOW_MAX: u32 = enclave_bridge_net::VSOCK_WINDOW_MAX_BYTES;
+
 const UDS_PATH: &str = "ENCLAVE_BRIDGE_UDS_PATH";
 const HOST_CID_VARIABLE: &str = "ENCLAVE_BRIDGE_HOST_CID";
 /// The bridge reads the same two names for each of its ports, so one setting serves both sides of a test.
@@ -34,6 +39,7 @@ pub struct Options {
     pub(crate) interval: Duration,
     pub(crate) log_level: Option<LogLevel>,
     pub(crate) framed: bool,
+    pub(crate) vsock_window: Option<u32>,
     pub(crate) scope: Option<Scope>,
 }
 
@@ -53,9 +59,9 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    pub(crate) fn route(&self) -> Route {
+    fn route(&self, window: Option<u32>) -> Route {
         match self {
-            Self::Vsock { host_cid } => Route::Vsock { cid: *host_cid },
+            Self::Vsock { host_cid } => Route::Vsock { cid: *host_cid, window },
             Self::Hybrid { uds_path } => Route::HybridGuest { uds_path: uds_path.clone() },
         }
     }
@@ -75,6 +81,7 @@ impl Options {
             interval: DEFAULT_INTERVAL,
             log_level: None,
             framed: true,
+            vsock_window: None,
             scope: None,
         }
     }
@@ -174,6 +181,16 @@ impl Options {
         self
     }
 
+    /// How many bytes of a stream over AF_VSOCK may be on their way to this program and, on new kernels, from it:
+    /// [`VSOCK_WINDOW_MIN`] to [`VSOCK_WINDOW_MAX`]. Without it the kernel decides, usually 256 KiB. A larger window carries
+    /// more on a fast device and many small messages on kernels that count packets; it is memory of the kernel's for each
+    /// stream whose bytes nobody takes. The bridge has a setting of its own for its side.
+    #[must_use]
+    pub fn vsock_window(mut self, bytes: u32) -> Self {
+        self.vsock_window = Some(bytes);
+        self
+    }
+
     /// Runs the SDK's tasks as children of this scope, for a program that keeps a tree of tasks itself.
     #[must_use]
     pub fn scope(mut self, scope: &Scope) -> Self {
@@ -182,11 +199,18 @@ impl Options {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if (INTERVAL_MIN..=INTERVAL_MAX).contains(&self.interval) {
-            Ok(())
-        } else {
-            Err(Error::Interval { given: self.interval })
+        if !(INTERVAL_MIN..=INTERVAL_MAX).contains(&self.interval) {
+            return Err(Error::Interval { given: self.interval });
         }
+        match self.vsock_window {
+            Some(given) if !(VSOCK_WINDOW_MIN..=VSOCK_WINDOW_MAX).contains(&given) => Err(Error::VsockWindow { given }),
+            _ => Ok(()),
+        }
+    }
+
+    /// How this program reaches the bridge.
+    pub(crate) fn route(&self) -> Route {
+        self.transport.route(self.vsock_window)
     }
 }
 
@@ -249,5 +273,14 @@ mod tests {
         assert!(Options::new("x").interval(Duration::from_millis(999)).check().is_err());
         assert!(Options::new("x").interval(Duration::from_secs(1)).check().is_ok());
         assert!(Options::new("x").interval(Duration::from_secs(3601)).check().is_err());
+    }
+
+    #[test]
+    fn the_window_has_bounds_and_goes_with_the_route() {
+        for (bytes, right) in [(1 << 20, true), (8 << 20, true), ((1 << 20) - 1, false), ((8 << 20) + 1, false)] {
+            assert_eq!(Options::new("x").vsock_window(bytes).check().is_ok(), right, "{bytes}");
+        }
+        let route = Options::new("x").host_cid(7).vsock_window(1 << 20).route();
+        assert_eq!(route, Route::Vsock { cid: 7, window: Some(1 << 20) });
     }
 }

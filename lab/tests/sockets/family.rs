@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{Backlog, listen, setsockopt};
+use nix::sys::socket::{Backlog, getsockopt, listen, setsockopt};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -148,6 +148,11 @@ impl Door {
 fn set_window(socket: &impl AsFd, bytes: u64) {
     setsockopt(socket, WindowMaxBytes, &bytes).unwrap();
     setsockopt(socket, WindowBytes, &bytes).unwrap();
+}
+
+/// The window of a vsock socket, in bytes.
+pub(crate) fn window_of(socket: &impl AsFd) -> u64 {
+    getsockopt(socket, WindowBytes).unwrap()
 }
 
 /// As [`Door::dial`] for a vsock, with a window that is set before the connection is made.

@@ -1,6 +1,6 @@
 //! The room `net` over AF_VSOCK: listening, dialling and the relay's cap. Its own tests of pairs run here as well.
 
-use crate::family::in_a_guest;
+use crate::family::{in_a_guest, window_of};
 use enclave_bridge_e2e::bytes::{Hash, Pattern, hash_of};
 use enclave_bridge_net::{
     DialStage, End, Listen, Listener, Meter, Origin, Peer, RelayConfig, RelayStream, Route, Stream, StreamKind,
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(60);
-const LOOPBACK: Route = Route::Vsock { cid: 1 };
+const LOOPBACK: Route = Route::Vsock { cid: 1, window: None };
 
 fn on_a_runtime(test: impl Future<Output = ()>) {
     in_a_guest();
@@ -30,7 +30,7 @@ fn on_a_runtime(test: impl Future<Output = ()>) {
 #[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
 fn net_a_listener_tells_the_peers_cid() {
     on_a_runtime(async {
-        let mut listener = Listener::bind(&Listen::Vsock { port: 6001 }).unwrap();
+        let mut listener = Listener::bind(&Listen::Vsock { port: 6001, window: None }).unwrap();
         let dialled = dial(&LOOPBACK, 6001, Instant::now() + LONG).await.unwrap();
         let (accepted, origin) = listener.accept().await.unwrap();
         assert_eq!(origin, Origin::Peer(Peer::Cid(1)));
@@ -42,7 +42,7 @@ fn net_a_listener_tells_the_peers_cid() {
 #[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
 fn net_a_burst_waits_in_the_backlog() {
     on_a_runtime(async {
-        let mut listener = Listener::bind(&Listen::Vsock { port: 6002 }).unwrap();
+        let mut listener = Listener::bind(&Listen::Vsock { port: 6002, window: None }).unwrap();
         let mut held = Vec::new();
         for _ in 0..400 {
             held.push(dial(&LOOPBACK, 6002, Instant::now() + LONG).await.unwrap());
@@ -53,11 +53,40 @@ fn net_a_burst_waits_in_the_backlog() {
     });
 }
 
+/// What a writer gets rid of while nobody reads, and the windows of both ends as the kernel tells them.
+async fn unread(window: Option<u32>, port: u32) -> (usize, u64, u64) {
+    let mut listener = Listener::bind(&Listen::Vsock { port, window }).unwrap();
+    let route = Route::Vsock { cid: 1, window };
+    let mut dialled = dial(&route, port, Instant::now() + LONG).await.unwrap();
+    let (accepted, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    let bytes = vec![7; 16 * 1024];
+    let mut written = 0;
+    while let Ok(count) = timeout(Duration::from_secs(2), dialled.write(&bytes)).await {
+        written += count.unwrap();
+    }
+    (written, window_of(&dialled), window_of(&accepted))
+}
+
+#[test]
+#[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
+fn net_the_window_is_raised_on_both_ends() {
+    const RAISED: u32 = 2 * 1024 * 1024;
+    on_a_runtime(async {
+        let (written, near, far) = unread(None, 6011).await;
+        println!("lab: fact: unread at the default window: {written} bytes, windows {near} and {far}");
+        assert!((near, far) == (256 * 1024, 256 * 1024) && written <= 1024 * 1024, "{written} {near} {far}");
+        let (written, near, far) = unread(Some(RAISED), 6012).await;
+        println!("lab: fact: unread at a window of 2 MiB: {written} bytes");
+        assert_eq!((near, far), (RAISED.into(), RAISED.into()));
+        assert!(written >= RAISED as usize * 3 / 4, "{written}");
+    });
+}
+
 #[test]
 #[ignore = "opens AF_VSOCK: runs in a guest by cargo xtask lab"]
 fn net_a_second_listener_is_refused_and_the_port_is_free_after_the_first() {
     on_a_runtime(async {
-        let listen = Listen::Vsock { port: 6003 };
+        let listen = Listen::Vsock { port: 6003, window: None };
         let first = Listener::bind(&listen).unwrap();
         let error = Listener::bind(&listen).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
@@ -86,7 +115,7 @@ fn net_a_silent_host_ends_at_the_deadline_at_the_latest() {
     on_a_runtime(async {
         for cid in [2, 3] {
             let start = Instant::now();
-            let route = Route::Vsock { cid };
+            let route = Route::Vsock { cid, window: None };
             let error = dial(&route, 5000, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
             println!("silent: {error}");
             assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -134,7 +163,7 @@ fn net_no_write_of_the_relay_exceeds_the_cap() {
 }
 
 async fn vsock_pair(port: u32) -> (Stream, Stream) {
-    let mut listener = Listener::bind(&Listen::Vsock { port }).unwrap();
+    let mut listener = Listener::bind(&Listen::Vsock { port, window: None }).unwrap();
     let far = dial(&LOOPBACK, port, Instant::now() + LONG).await.unwrap();
     (far, listener.accept().await.unwrap().0)
 }

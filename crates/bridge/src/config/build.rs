@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use enclave_bridge_net::{VSOCK_WINDOW_MAX_BYTES, VSOCK_WINDOW_MIN_BYTES, VSOCK_WRITE_MAX_BYTES};
 use enclave_bridge_policy::{EgressPolicy, EnvPolicy, Glob, PortRanges, Rule};
 use enclave_bridge_proto::{DEFAULT_INIT_PORT, DEFAULT_LOG_PORT};
 
@@ -12,6 +13,7 @@ use super::duration::parse_duration;
 use super::errors::{ConfigError, Origin};
 use super::layer::Layer;
 use super::log_level::LogLevel;
+use super::size::parse_size;
 use super::values::{Config, EndpointConfig, LogFormat, OnLoss};
 
 /// Bytes of `--uds-path`: a Unix socket's name takes 107 (unix(7)), of which `_` and a port of ten digits are ours.
@@ -46,6 +48,25 @@ const LINGER_BOUNDS: Bounds = Bounds {
     text: "100ms to 1h: less would cut answers on their way, more would let half-closed streams pile up",
 };
 
+/// The bounds of a size in bytes and why they are there.
+struct SizeBounds {
+    from: u32,
+    to: u32,
+    text: &'static str,
+}
+
+const WINDOW_BOUNDS: SizeBounds = SizeBounds {
+    from: VSOCK_WINDOW_MIN_BYTES,
+    to: VSOCK_WINDOW_MAX_BYTES,
+    text: "1MiB to 8MiB: less is what the kernel gives anyway, more is memory for nothing",
+};
+/// A page at least, for every write is a packet; 64 KiB is the largest packet that there is.
+const WRITE_BOUNDS: SizeBounds = SizeBounds {
+    from: 4 * 1024,
+    to: 64 * 1024,
+    text: "4KiB to 64KiB: less makes a packet of every page, more does not fit a packet",
+};
+
 /// The configuration, or `None` after an error.
 pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Option<Config> {
     let mut values = Values { layers, errors };
@@ -69,6 +90,9 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
     let idle_timeout = values.one("idle_timeout", |text| duration(text, &IDLE_BOUNDS)).map(|(time, _)| time);
     let linger_timeout = values.one("linger_timeout", |text| duration(text, &LINGER_BOUNDS)).map(|(time, _)| time);
     let max_streams = values.one("max_streams", max_streams).map(|(streams, _)| streams);
+    let vsock_window = values.one("vsock_window", |text| size(text, &WINDOW_BOUNDS)).map(|(bytes, _)| bytes);
+    let vsock_write_max = values.one("vsock_write_max", |text| size(text, &WRITE_BOUNDS)).map(|(bytes, _)| bytes);
+    let splice = values.one("splice", switch).map(|(splice, _)| splice);
     let resolv_conf = values.one("resolv_conf", path).map(|(path, _)| path);
 
     let (init, log) = (port_or(&init_port, DEFAULT_INIT_PORT), port_or(&log_port, DEFAULT_LOG_PORT));
@@ -88,7 +112,10 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
     let env_default = || if strict { Some(Vec::new()) } else { Glob::from_str("*").ok().map(|glob| vec![glob]) };
     let ingress_default = if strict { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     Some(Config {
-        endpoints: vec![uds_path.map_or(EndpointConfig::Vsock, |uds_path| EndpointConfig::Hybrid { uds_path })],
+        endpoints: vec![match uds_path {
+            Some(uds_path) => EndpointConfig::Hybrid { uds_path },
+            None => EndpointConfig::Vsock { window: vsock_window },
+        }],
         init_port: init,
         log_port: log,
         monitor: monitor.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8888)),
@@ -105,6 +132,8 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
         idle_timeout: idle_timeout.unwrap_or(HOUR),
         linger_timeout: linger_timeout.unwrap_or(Duration::from_secs(60)),
         max_streams: max_streams.unwrap_or(10_000),
+        vsock_write_max: vsock_write_max.map_or(VSOCK_WRITE_MAX_BYTES, |bytes| bytes as usize),
+        splice: splice.unwrap_or(false),
         resolv_conf: resolv_conf.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
     })
 }
@@ -242,4 +271,12 @@ fn duration(text: &str, bounds: &Bounds) -> Result<Duration, String> {
         return Err(format!("{text:?} is outside {}", bounds.text));
     }
     Ok(duration)
+}
+
+fn size(text: &str, bounds: &SizeBounds) -> Result<u32, String> {
+    let bytes = parse_size(text).map_err(|error| error.to_string())?;
+    if bytes < bounds.from || bytes > bounds.to {
+        return Err(format!("{text:?} is outside {}", bounds.text));
+    }
+    Ok(bytes)
 }

@@ -245,6 +245,33 @@ pub const KEYS: &[Key] = &[
         "streams at the same time, 1 to 500000; a connection beyond them is reset at once"
     ),
     key!(
+        vsock_window,
+        "vsock-window",
+        "VSOCK_WINDOW",
+        "SIZE",
+        Text,
+        "none: the kernel's, usually 256KiB",
+        "how much of a stream over AF_VSOCK may be on its way to the bridge and, on new kernels, from it: 1MiB to 8MiB"
+    ),
+    key!(
+        vsock_write_max,
+        "vsock-write-max",
+        "VSOCK_WRITE_MAX",
+        "SIZE",
+        Text,
+        "32KiB",
+        "the most that one write to AF_VSOCK carries, 4KiB to 64KiB; more than 32KiB is corrupted by some devices"
+    ),
+    key!(
+        splice,
+        "splice",
+        "SPLICE",
+        "",
+        Switch,
+        "off",
+        "lasting bulk between TCP and a socket path (unframed) goes through pipes and is not copied: half the processor time or less, but small messages beside it wait longer"
+    ),
+    key!(
         resolv_conf,
         "resolv-conf",
         "RESOLV_CONF",

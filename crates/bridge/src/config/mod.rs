@@ -13,6 +13,7 @@ mod file;
 mod keys;
 mod layer;
 mod log_level;
+mod size;
 mod suggest;
 mod values;
 mod variables;

@@ -48,6 +48,10 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// Streams at the same time, at least one.
     pub max_streams: usize,
+    /// The most bytes that one write to AF_VSOCK carries.
+    pub vsock_write_max: usize,
+    /// Whether bulk between TCP and Unix sockets may go through pipes.
+    pub splice: bool,
     /// The file that names the DNS servers.
     pub resolv_conf: PathBuf,
 }
@@ -73,7 +77,10 @@ impl Config {
 #[non_exhaustive]
 pub enum EndpointConfig {
     /// AF_VSOCK, every guest.
-    Vsock,
+    Vsock {
+        /// The bridge's window for each stream, in bytes; `None` leaves the kernel's own.
+        window: Option<u32>,
+    },
     /// A Unix socket of one guest.
     Hybrid {
         /// The socket; the host listens at this path with `_PORT` behind it.

@@ -14,7 +14,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_LOCAL, VsockAddr, VsockListener, Vs
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Whether this is a guest of the lab, the only place where a test may open AF_VSOCK.
-fn in_the_lab() -> bool {
+pub(crate) fn in_the_lab() -> bool {
     #[expect(clippy::disallowed_methods, reason = "set by a guest's init for the tests, not for the product")]
     std::env::var_os("ENCLAVE_BRIDGE_LAB").is_some_and(|value| value == "1")
 }
@@ -103,7 +103,7 @@ pub(crate) async fn connected(kind: StreamKind) -> (Stream, Stream) {
             let port = listener.local_addr().unwrap().port();
             let peer = VsockStream::connect(VsockAddr::new(VMADDR_CID_LOCAL, port)).await.unwrap();
             let (ours, _) = listener.accept().await.unwrap();
-            (Stream::from_vsock(peer), Stream::from_vsock(ours))
+            (Stream::from_vsock(peer.into()).unwrap(), Stream::from_vsock(ours.into()).unwrap())
         }
     }
 }
