@@ -11,11 +11,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use enclave_bridge_net::{BindError, Listen, Listener, Peer, Pipes, RelayConfig, Route, Scope};
+use enclave_bridge_net::{BindError, BoundSocket, Listen, Listener, Peer, Pipes, RelayConfig, Route, Scope};
 use enclave_bridge_policy::{EgressPolicy, OperatorPolicy, OwnAddresses, PeerIdentity};
 use enclave_bridge_proto::{Announcement, Environment, EnvironmentTooLarge, Feature, HandshakeLimits};
 use thiserror::Error;
@@ -28,7 +28,7 @@ use crate::control::{self, Unfinished};
 use crate::egress::Resolve;
 pub use crate::egress::ResolverError;
 use crate::exit;
-use crate::limits::Limits;
+use crate::limits::{LEAST_DESCRIPTORS, Limits};
 use crate::logs::{self, LogSink, Output, Stdout};
 use crate::metrics::{GaugeSource, Gauges, Metrics, SessionEnd};
 use crate::own::{self, HostAddresses};
@@ -118,6 +118,18 @@ pub enum StartError {
     /// All of it together is too large.
     #[error("{0}: choose with --env-allow and --env-deny")]
     EnvironmentTooLarge(#[from] EnvironmentTooLarge),
+    /// The limit of open files is too low for what was asked for.
+    #[error(
+        "max_streams: {wanted} do not fit under {descriptors} descriptors, {fit} do: raise the limit of open files (ulimit -n, LimitNOFILE) or lower max_streams"
+    )]
+    Descriptors {
+        /// Streams that were asked for.
+        wanted: usize,
+        /// The limit of open files.
+        descriptors: u64,
+        /// Streams that fit.
+        fit: usize,
+    },
     /// The resolver's configuration is of no use.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -134,11 +146,45 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Environment { .. } | StartError::EnvironmentTooLarge(_) | StartError::Resolver(_) => {
-                EXIT_CONFIG
-            }
+            StartError::Environment { .. }
+            | StartError::EnvironmentTooLarge(_)
+            | StartError::Resolver(_)
+            | StartError::Descriptors { .. } => EXIT_CONFIG,
             StartError::Bind(_) | StartError::LogWriter(_) | StartError::HostAddresses(_) => exit::UNAVAILABLE,
         }
+    }
+}
+
+/// The sockets of every listener that does not depend on an enclave, bound before there is a runtime or a second thread.
+#[derive(Debug)]
+pub struct BoundSockets {
+    init: Vec<(Arc<Endpoint>, BoundSocket)>,
+    log: Vec<(Arc<Endpoint>, BoundSocket)>,
+}
+
+impl BoundSockets {
+    /// Binds them all.
+    ///
+    /// # Errors
+    /// The first that cannot be bound; nothing stays bound.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let mut sockets = BoundSockets { init: Vec::new(), log: Vec::new() };
+        for endpoint in &config.endpoints {
+            let endpoint = Arc::new(Endpoint::from(endpoint));
+            sockets.init.push((Arc::clone(&endpoint), BoundSocket::bind(&endpoint.listen(config.init_port))?));
+            sockets.log.push((Arc::clone(&endpoint), BoundSocket::bind(&endpoint.listen(config.log_port))?));
+        }
+        Ok(sockets)
+    }
+
+    fn register(self, pauses: &Arc<AtomicU64>) -> Result<BoundListeners, BindError> {
+        let register = |sockets: Vec<(Arc<Endpoint>, BoundSocket)>| {
+            let listeners = sockets
+                .into_iter()
+                .map(|(endpoint, socket)| Ok((endpoint, socket.register()?.count_pauses(Arc::clone(pauses)))));
+            listeners.collect::<Result<Vec<_>, BindError>>()
+        };
+        Ok(BoundListeners { init: register(self.init)?, log: register(self.log)? })
     }
 }
 
@@ -152,36 +198,32 @@ pub struct BoundListeners {
 pub type HostEnvironment = [(std::ffi::OsString, std::ffi::OsString)];
 
 impl App {
-    /// Builds the state and binds every listener that does not depend on an enclave. `descriptors` is the limit of
-    /// open files; `monitor` is where monitoring was bound.
+    /// Builds the state over the sockets that were bound. `descriptors` is the limit of open files; `monitor` is where
+    /// monitoring was bound. To be called in the runtime that [`run`](Self::run) will be in.
     ///
     /// # Errors
     /// The first thing that does not work; nothing stays bound.
-    pub fn bind(
+    pub fn over(
+        sockets: BoundSockets,
         config: &Config,
         environment: &HostEnvironment,
         descriptors: u64,
         monitor: SocketAddr,
     ) -> Result<(Arc<App>, BoundListeners), StartError> {
-        let limits = Limits::default().within(descriptors, config.splice);
+        let limits = config.limits.clone().within(descriptors, config.splice);
         let metrics = Arc::new(Metrics::default());
         let streams = limits.streams_within(config.max_streams, descriptors);
+        if descriptors < LEAST_DESCRIPTORS || (streams < config.max_streams && config.max_streams_is_given) {
+            let wanted = config.max_streams;
+            return Err(StartError::Descriptors { wanted, descriptors, fit: streams });
+        }
         if streams < config.max_streams {
             warn!("max_streams: {} do not fit under {descriptors} descriptors: {streams} it is", config.max_streams);
         }
-        let live = Live::new(config, environment, monitor)?;
+        let live = Live::new(config, environment, monitor, None)?;
         let host = HostAddresses::default();
         host.get().map_err(StartError::HostAddresses)?;
-        let mut listeners = BoundListeners { init: Vec::new(), log: Vec::new() };
-        for endpoint in &config.endpoints {
-            let endpoint = Arc::new(Endpoint::from(endpoint));
-            let bind = |port| -> Result<_, BindError> {
-                let listener = Listener::bind(&endpoint.listen(port))?.count_pauses(Arc::clone(&metrics.accept_pauses));
-                Ok((Arc::clone(&endpoint), listener))
-            };
-            listeners.init.push(bind(config.init_port)?);
-            listeners.log.push(bind(config.log_port)?);
-        }
+        let listeners = sockets.register(&metrics.accept_pauses)?;
         let stdout = Stdout::duplicate().map_err(StartError::LogWriter)?;
         let output = Output::start(stdout, limits.log_queue_bytes, limits.log_stall, Arc::clone(&metrics.log))
             .map_err(StartError::LogWriter)?;
@@ -192,7 +234,11 @@ impl App {
             pipes: config.splice.then(|| Pipes::new(limits.pipes)),
         };
         let app = App {
-            handshake: HandshakeLimits::default(),
+            handshake: HandshakeLimits {
+                settings: limits.handshake,
+                total: limits.handshake,
+                ..HandshakeLimits::default()
+            },
             relay,
             streams: Streams::new(streams),
             sessions: Sessions::new(limits.sessions),
@@ -265,7 +311,7 @@ impl App {
     /// # Errors
     /// What is wrong with the new configuration; the old one stays in force.
     pub fn reload(&self, config: &Config, environment: &HostEnvironment) -> Result<(), StartError> {
-        let live = Live::new(config, environment, self.monitor)?;
+        let live = Live::new(config, environment, self.monitor, Some(&self.live()))?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         Ok(())
     }
@@ -323,7 +369,12 @@ impl GaugeSource for App {
 }
 
 impl Live {
-    fn new(config: &Config, host: &HostEnvironment, monitor: SocketAddr) -> Result<Self, StartError> {
+    fn new(
+        config: &Config,
+        host: &HostEnvironment,
+        monitor: SocketAddr,
+        before: Option<&Live>,
+    ) -> Result<Self, StartError> {
         let mut environment = Environment::new();
         for (name, value) in host {
             // A name that is not UTF-8 is not one that a pattern could have meant.
@@ -339,7 +390,7 @@ impl Live {
             offered,
             operator: OperatorPolicy { own_tcp_ports: vec![monitor.port()], ..config.operator_policy() },
             egress: config.egress.clone(),
-            resolve: Resolve::from_file(&config.resolv_conf)?,
+            resolve: Resolve::from_file(&config.resolv_conf, before.map(|live| &live.resolve))?,
         })
     }
 }

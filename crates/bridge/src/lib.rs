@@ -10,10 +10,12 @@
 pub mod app;
 pub mod config;
 pub mod exit;
+pub mod explain;
 pub mod limits;
 pub mod metrics;
 pub mod monitor;
 pub mod quiet;
+pub mod sandbox;
 pub mod streams;
 pub mod telemetry;
 

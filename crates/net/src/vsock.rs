@@ -57,7 +57,7 @@ pub(crate) fn listen(port: u32, backlog: i32, window: Option<u32>) -> io::Result
 }
 
 /// A kernel that refuses leaves its own window in place, with which everything works, only slower.
-fn set_window(socket: &impl AsFd, window: Option<u32>) {
+pub(crate) fn set_window(socket: &impl AsFd, window: Option<u32>) {
     let Some(bytes) = window.map(u64::from) else { return };
     let set = setsockopt(socket, WindowMaxBytes, &bytes).and_then(|()| setsockopt(socket, WindowBytes, &bytes));
     if let Err(error) = set {

@@ -9,12 +9,14 @@ use enclave_bridge_net::{VSOCK_WINDOW_MAX_BYTES, VSOCK_WINDOW_MIN_BYTES, VSOCK_W
 use enclave_bridge_policy::{EgressPolicy, EnvPolicy, Glob, PortRanges, Rule};
 use enclave_bridge_proto::{DEFAULT_INIT_PORT, DEFAULT_LOG_PORT};
 
+use crate::limits::Limits;
+
 use super::duration::parse_duration;
 use super::errors::{ConfigError, Origin};
 use super::layer::Layer;
 use super::log_level::LogLevel;
 use super::size::parse_size;
-use super::values::{Config, EndpointConfig, LogFormat, OnLoss};
+use super::values::{Config, EndpointConfig, LogFormat, OnLoss, SandboxMode};
 
 /// Bytes of `--uds-path`: a Unix socket's name takes 107 (unix(7)), of which `_` and a port of ten digits are ours.
 const UDS_PATH_MAX_BYTES: usize = 96;
@@ -47,6 +49,29 @@ const LINGER_BOUNDS: Bounds = Bounds {
     to: HOUR,
     text: "100ms to 1h: less would cut answers on their way, more would let half-closed streams pile up",
 };
+
+/// Under a second an enclave that starts on a busy machine never finishes; over five minutes four silent peers are for ever.
+const HANDSHAKE_BOUNDS: Bounds = Bounds {
+    from: SECOND,
+    to: Duration::from_secs(5 * 60),
+    text: "1s to 5m: less would refuse a slow start, more would keep dead ones",
+};
+/// Under a tenth of a second a paused guest is unreachable; over a minute clients have long left.
+const REACH_BOUNDS: Bounds = Bounds {
+    from: Duration::from_millis(100),
+    to: Duration::from_secs(60),
+    text: "100ms to 1m: less would fail in an ordinary pause, more would keep clients that have left",
+};
+/// The kernel itself gives up a TCP connect after some two minutes.
+const CONNECT_BOUNDS: Bounds = Bounds {
+    from: Duration::from_millis(100),
+    to: Duration::from_secs(5 * 60),
+    text: "100ms to 5m: less would fail across an ocean, more than the kernel waits itself",
+};
+/// Tunnels of one enclave and direction: each is a listener, and a session of all of them has to fit beside the streams.
+const TUNNELS_MAX: usize = 1024;
+/// Unfinished connections of one enclave: all peers together have 64.
+const HANDSHAKES_MAX: usize = 64;
 
 /// The bounds of a size in bytes and why they are there.
 struct SizeBounds {
@@ -93,6 +118,26 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
     let vsock_window = values.one("vsock_window", |text| size(text, &WINDOW_BOUNDS)).map(|(bytes, _)| bytes);
     let vsock_write_max = values.one("vsock_write_max", |text| size(text, &WRITE_BOUNDS)).map(|(bytes, _)| bytes);
     let splice = values.one("splice", switch).map(|(splice, _)| splice);
+    let defaults = Limits::default();
+    let max_servers = values.one("max_servers", tunnels).map(|(n, _)| n);
+    let max_clients = values.one("max_clients", tunnels).map(|(n, _)| n);
+    let max_handshakes = values.one("max_handshakes", handshakes).map(|(n, _)| n);
+    let mut time = |name, bounds| values.one(name, |text| duration(text, bounds)).map(|(time, _)| time);
+    let handshake = time("handshake_timeout", &HANDSHAKE_BOUNDS);
+    let enclave_connect = time("enclave_timeout", &REACH_BOUNDS);
+    let resolve = time("resolve_timeout", &REACH_BOUNDS);
+    let connect = time("connect_timeout", &CONNECT_BOUNDS);
+    let limits = Limits {
+        servers: max_servers.unwrap_or(defaults.servers),
+        clients: max_clients.unwrap_or(defaults.clients),
+        unfinished_per_peer: max_handshakes.unwrap_or(defaults.unfinished_per_peer),
+        handshake: handshake.unwrap_or(defaults.handshake),
+        enclave_connect: enclave_connect.unwrap_or(defaults.enclave_connect),
+        resolve: resolve.unwrap_or(defaults.resolve),
+        connect: connect.unwrap_or(defaults.connect),
+        ..defaults
+    };
+    let sandbox = values.one("sandbox", sandbox).map(|(mode, _)| mode);
     let resolv_conf = values.one("resolv_conf", path).map(|(path, _)| path);
 
     let (init, log) = (port_or(&init_port, DEFAULT_INIT_PORT), port_or(&log_port, DEFAULT_LOG_PORT));
@@ -131,9 +176,12 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
         drain_timeout: drain_timeout.unwrap_or(Duration::from_secs(30)),
         idle_timeout: idle_timeout.unwrap_or(HOUR),
         linger_timeout: linger_timeout.unwrap_or(Duration::from_secs(60)),
+        max_streams_is_given: max_streams.is_some(),
         max_streams: max_streams.unwrap_or(10_000),
         vsock_write_max: vsock_write_max.map_or(VSOCK_WRITE_MAX_BYTES, |bytes| bytes as usize),
         splice: splice.unwrap_or(false),
+        limits,
+        sandbox: sandbox.unwrap_or(SandboxMode::On),
         resolv_conf: resolv_conf.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
     })
 }
@@ -235,6 +283,15 @@ fn max_streams(text: &str) -> Result<usize, String> {
     })
 }
 
+fn tunnels(text: &str) -> Result<usize, String> {
+    number(text, 0, TUNNELS_MAX).ok_or_else(|| format!("{text:?} is not from 0 to {TUNNELS_MAX}: each is a listener"))
+}
+
+fn handshakes(text: &str) -> Result<usize, String> {
+    number(text, 1, HANDSHAKES_MAX)
+        .ok_or_else(|| format!("{text:?} is not from 1 to {HANDSHAKES_MAX}, which all enclaves together may have"))
+}
+
 /// A number in decimal digits and nothing else, within bounds.
 fn number<N: FromStr + PartialOrd>(text: &str, from: N, to: N) -> Option<N> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -262,6 +319,15 @@ fn on_loss(text: &str) -> Result<OnLoss, String> {
         "wait" => Ok(OnLoss::Wait),
         "exit" => Ok(OnLoss::Exit),
         _ => Err(format!("{text:?} is not what can follow a loss: wait or exit")),
+    }
+}
+
+fn sandbox(text: &str) -> Result<SandboxMode, String> {
+    match text {
+        "on" => Ok(SandboxMode::On),
+        "off" => Ok(SandboxMode::Off),
+        "require" => Ok(SandboxMode::Require),
+        _ => Err(format!("{text:?} is no way to run the sandbox: on, require or off")),
     }
 }
 

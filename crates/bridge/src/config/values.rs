@@ -1,14 +1,13 @@
 //! The configuration as typed values.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use enclave_bridge_policy::{
-    EgressPolicy, EnvPolicy, MAX_CLIENTS_DEFAULT, MAX_SERVERS_DEFAULT, OperatorPolicy, PortRanges,
-};
+use enclave_bridge_policy::{EgressPolicy, EnvPolicy, OperatorPolicy, PortRanges};
 
 use super::log_level::LogLevel;
+use crate::limits::Limits;
 
 /// Everything that the operator decides, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +47,16 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// Streams at the same time, at least one.
     pub max_streams: usize,
+    /// Whether that number was given: one that was is kept to or the bridge does not start, the default yields.
+    pub max_streams_is_given: bool,
     /// The most bytes that one write to AF_VSOCK carries.
     pub vsock_write_max: usize,
     /// Whether bulk between TCP and Unix sockets may go through pipes.
     pub splice: bool,
+    /// Every other bound.
+    pub limits: Limits,
+    /// How much of the sandbox there has to be.
+    pub sandbox: SandboxMode,
     /// The file that names the DNS servers.
     pub resolv_conf: PathBuf,
 }
@@ -64,8 +69,8 @@ impl Config {
             ingress_address: self.ingress_address,
             own_tcp_ports: vec![self.monitor.port()],
             own_vsock_ports: vec![self.init_port, self.log_port],
-            max_servers: MAX_SERVERS_DEFAULT,
-            max_clients: MAX_CLIENTS_DEFAULT,
+            max_servers: self.limits.servers,
+            max_clients: self.limits.clients,
             allow_cids: self.allow_cids.clone(),
             strict: self.strict,
         }
@@ -88,6 +93,16 @@ pub enum EndpointConfig {
     },
 }
 
+impl EndpointConfig {
+    /// The socket of the guest, where it is reached by one.
+    pub fn uds_path(&self) -> Option<&Path> {
+        match self {
+            EndpointConfig::Vsock { .. } => None,
+            EndpointConfig::Hybrid { uds_path } => Some(uds_path),
+        }
+    }
+}
+
 /// How enclaves' lines look on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -104,4 +119,15 @@ pub enum OnLoss {
     Wait,
     /// The bridge ends.
     Exit,
+}
+
+/// How much of the sandbox there has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// None.
+    Off,
+    /// What the kernel has; the rest is warned of.
+    On,
+    /// All of it, or the bridge does not start.
+    Require,
 }
