@@ -239,6 +239,7 @@ mod tests {
         fn returned<F>(_: fn(Arc<App>, Scope, Stream, Arc<ClientGrant>, Permit) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(returned(serve) <= SERVE_MAX_BYTES, "{} bytes", returned(serve));
+        // One step of tasks more than ingress: the choice of the enclave's leg stays in the future.
+        assert!(returned(serve) <= SERVE_MAX_BYTES + 128, "{} bytes", returned(serve));
     }
 }
