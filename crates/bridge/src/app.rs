@@ -11,11 +11,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use enclave_bridge_net::{BindError, Listen, Listener, Peer, RelayConfig, Route, Scope};
+use enclave_bridge_net::{BindError, BoundSocket, Listen, Listener, Peer, RelayConfig, Route, Scope};
 use enclave_bridge_policy::{EgressPolicy, OperatorPolicy, OwnAddresses, PeerIdentity};
 use enclave_bridge_proto::{Announcement, Environment, EnvironmentTooLarge, Feature, HandshakeLimits};
 use thiserror::Error;
@@ -142,6 +142,39 @@ impl StartError {
     }
 }
 
+/// The sockets of every listener that does not depend on an enclave, bound before there is a runtime or a second thread.
+#[derive(Debug)]
+pub struct BoundSockets {
+    init: Vec<(Arc<Endpoint>, BoundSocket)>,
+    log: Vec<(Arc<Endpoint>, BoundSocket)>,
+}
+
+impl BoundSockets {
+    /// Binds them all.
+    ///
+    /// # Errors
+    /// The first that cannot be bound; nothing stays bound.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let mut sockets = BoundSockets { init: Vec::new(), log: Vec::new() };
+        for endpoint in &config.endpoints {
+            let endpoint = Arc::new(Endpoint::from(endpoint));
+            sockets.init.push((Arc::clone(&endpoint), BoundSocket::bind(&endpoint.listen(config.init_port))?));
+            sockets.log.push((Arc::clone(&endpoint), BoundSocket::bind(&endpoint.listen(config.log_port))?));
+        }
+        Ok(sockets)
+    }
+
+    fn register(self, pauses: &Arc<AtomicU64>) -> Result<BoundListeners, BindError> {
+        let register = |sockets: Vec<(Arc<Endpoint>, BoundSocket)>| {
+            let listeners = sockets.into_iter().map(|(endpoint, socket)| {
+                Ok((endpoint, socket.register()?.count_pauses(Arc::clone(pauses))))
+            });
+            listeners.collect::<Result<Vec<_>, BindError>>()
+        };
+        Ok(BoundListeners { init: register(self.init)?, log: register(self.log)? })
+    }
+}
+
 /// The listeners that stand before anything runs.
 pub struct BoundListeners {
     init: Vec<(Arc<Endpoint>, Listener)>,
@@ -152,12 +185,13 @@ pub struct BoundListeners {
 pub type HostEnvironment = [(std::ffi::OsString, std::ffi::OsString)];
 
 impl App {
-    /// Builds the state and binds every listener that does not depend on an enclave. `descriptors` is the limit of
-    /// open files; `monitor` is where monitoring was bound.
+    /// Builds the state over the sockets that were bound. `descriptors` is the limit of open files; `monitor` is where
+    /// monitoring was bound. To be called in the runtime that [`run`](Self::run) will be in.
     ///
     /// # Errors
     /// The first thing that does not work; nothing stays bound.
-    pub fn bind(
+    pub fn over(
+        sockets: BoundSockets,
         config: &Config,
         environment: &HostEnvironment,
         descriptors: u64,
@@ -172,16 +206,7 @@ impl App {
         let live = Live::new(config, environment, monitor)?;
         let host = HostAddresses::default();
         host.get().map_err(StartError::HostAddresses)?;
-        let mut listeners = BoundListeners { init: Vec::new(), log: Vec::new() };
-        for endpoint in &config.endpoints {
-            let endpoint = Arc::new(Endpoint::from(endpoint));
-            let bind = |port| -> Result<_, BindError> {
-                let listener = Listener::bind(&endpoint.listen(port))?.count_pauses(Arc::clone(&metrics.accept_pauses));
-                Ok((Arc::clone(&endpoint), listener))
-            };
-            listeners.init.push(bind(config.init_port)?);
-            listeners.log.push(bind(config.log_port)?);
-        }
+        let listeners = sockets.register(&metrics.accept_pauses)?;
         let stdout = Stdout::duplicate().map_err(StartError::LogWriter)?;
         let output = Output::start(stdout, limits.log_queue_bytes, limits.log_stall, Arc::clone(&metrics.log))
             .map_err(StartError::LogWriter)?;

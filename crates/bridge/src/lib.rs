@@ -14,6 +14,7 @@ pub mod limits;
 pub mod metrics;
 pub mod monitor;
 pub mod quiet;
+pub mod sandbox;
 pub mod streams;
 pub mod telemetry;
 

@@ -1,17 +1,19 @@
-//! The program `enclave-bridge`: arguments → log → configuration → runtime → bind everything → run → drain → exit code.
+//! The program `enclave-bridge`: arguments → configuration → bind everything → sandbox → log → runtime → run → drain → exit code.
 
 #![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::num::NonZero;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use enclave_bridge::app::{App, BoundListeners, Ending, HostEnvironment};
+use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
 use enclave_bridge::telemetry::Telemetry;
-use enclave_bridge::{exit, monitor};
+use enclave_bridge::{exit, monitor, sandbox};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -41,6 +43,8 @@ fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
 }
 
 fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitCode {
+    // Before any other thread: the sandbox holds for this one and for all that it starts.
+    let begun = begin(config, source, environment);
     let telemetry = match Telemetry::install(config.log_level.as_str()) {
         Ok(telemetry) => telemetry,
         Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
@@ -53,12 +57,26 @@ fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitC
     for warning in source.warnings() {
         warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(EVENT_INTERVAL).build()
-    {
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(error) => return refuse(&*error, exit::UNAVAILABLE),
+    };
+    for warning in &begun.warnings {
+        warn!("{warning}");
+    }
+    match begun.sandbox.missing() {
+        [] => info!("{}", begun.sandbox),
+        _ => warn!("{}", begun.sandbox),
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = begun.threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = match runtime.enable_all().event_interval(EVENT_INTERVAL).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
     };
-    let exit = match prepare(&runtime, config, environment) {
+    let exit = match prepare(&runtime, config, environment, begun) {
         Ok(prepared) => runtime.block_on(serve(prepared, source, environment, &telemetry)),
         Err(exit) => exit,
     };
@@ -67,27 +85,72 @@ fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitC
     exit
 }
 
+/// What is done while the process is one thread.
+struct Begun {
+    monitoring: monitor::Bound,
+    sockets: BoundSockets,
+    descriptors: u64,
+    sandbox: sandbox::Report,
+    /// Threads for the runtime, counted while the limits of the machine's groups of processes can still be read; `None`
+    /// if the environment says how many.
+    threads: Option<usize>,
+    warnings: Vec<String>,
+}
+
+/// Binds everything that may need a right, then gives the rights up.
+fn begin(config: &Config, source: &Source, environment: &HostEnvironment) -> Result<Begun, Box<dyn Error>> {
+    let mut warnings = Vec::new();
+    let descriptors = raise_descriptor_limit(&mut warnings);
+    // No file of the process's memory, which holds the environment and streams.
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warnings.push(format!("limit of core files: {error}"));
+    }
+    let chosen = environment.iter().any(|(name, _)| name == WORKER_THREADS);
+    let threads = std::thread::available_parallelism().ok().filter(|_| !chosen).map(NonZero::get);
+    let monitoring = monitor::bind(config.monitor)?;
+    let sockets = BoundSockets::bind(config)?;
+    let low_ports = (1..FIRST_FREE_PORT).any(|port| config.ingress_ports.contains(port));
+    let mut needs = sandbox::Needs { low_ports, ..sandbox::Needs::default() };
+    needs.read(source.file());
+    needs.read(&config.resolv_conf);
+    needs.uds_paths.extend(config.endpoints.iter().filter_map(|endpoint| endpoint.uds_path().map(Path::to_owned)));
+    let sandbox = sandbox::enter(config.sandbox, &needs)?;
+    Ok(Begun { monitoring, sockets, descriptors, sandbox, threads, warnings })
+}
+
+/// The variable by which tokio is told how many threads it is to have.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// Ports from here on need no capability, unless the system was told otherwise (`ip_unprivileged_port_start`).
+const FIRST_FREE_PORT: u16 = 1024;
+
 /// Everything that the daemon serves with.
 struct Prepared {
     signals: Signals,
     app: Arc<App>,
     listeners: BoundListeners,
+    sandbox: sandbox::Report,
 }
 
-/// Binds everything, or says why not.
-fn prepare(runtime: &Runtime, config: &Config, environment: &HostEnvironment) -> Result<Prepared, ExitCode> {
+/// Puts everything that was bound into the runtime, or says why not.
+fn prepare(
+    runtime: &Runtime,
+    config: &Config,
+    environment: &HostEnvironment,
+    begun: Begun,
+) -> Result<Prepared, ExitCode> {
     let _inside = runtime.enter();
-    let unavailable = |error: &(dyn Error + 'static)| fail(&error.to_string(), refused_or(error, exit::UNAVAILABLE));
+    let Begun { monitoring, sockets, descriptors, sandbox, .. } = begun;
+    let unavailable = |error: &(dyn Error + 'static)| refuse(error, exit::UNAVAILABLE);
     let signals = Signals::install().map_err(|error| unavailable(&error))?;
-    let monitoring = monitor::bind(config.monitor).map_err(|error| unavailable(&error))?;
-    let (app, listeners) = App::bind(config, environment, raise_descriptor_limit(), monitoring.address())
-        .map_err(|error| fail(&error.to_string(), refused_or(&error, error.exit_code())))?;
+    let (app, listeners) = App::over(sockets, config, environment, descriptors, monitoring.address())
+        .map_err(|error| refuse(&error, error.exit_code()))?;
     monitoring.start(Arc::clone(&app)).map_err(|error| unavailable(&error))?;
-    Ok(Prepared { signals, app, listeners })
+    Ok(Prepared { signals, app, listeners, sandbox })
 }
 
 async fn serve(prepared: Prepared, source: &Source, environment: &HostEnvironment, telemetry: &Telemetry) -> ExitCode {
-    let Prepared { signals, app, listeners } = prepared;
+    let Prepared { signals, app, listeners, sandbox } = prepared;
     let Signals { mut terminate, mut interrupt, mut hang_up, ignored } = signals;
     let (first, second) = (CancellationToken::new(), CancellationToken::new());
     let reading = async {
@@ -96,7 +159,7 @@ async fn serve(prepared: Prepared, source: &Source, environment: &HostEnvironmen
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
                 _ = hang_up.recv() => {
-                    reload(&app, source, environment, telemetry);
+                    reload(&app, source, environment, telemetry, &sandbox);
                     continue;
                 }
             }
@@ -131,6 +194,10 @@ fn fail(message: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+fn refuse(error: &(dyn Error + 'static), code: u8) -> ExitCode {
+    fail(&error.to_string(), refused_or(error, code))
+}
+
 /// 77 where the system said that the right is missing, else `code`.
 fn refused_or(error: &(dyn Error + 'static), code: u8) -> u8 {
     let causes = std::iter::successors(Some(error), |error| (**error).source());
@@ -141,18 +208,18 @@ fn refused_or(error: &(dyn Error + 'static), code: u8) -> u8 {
 }
 
 /// Raises the limit of open files as far as the system lets us; what it is then.
-fn raise_descriptor_limit() -> u64 {
+fn raise_descriptor_limit(warnings: &mut Vec<String>) -> u64 {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < hard => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
             Ok(()) => hard,
             Err(error) => {
-                warn!("limit of open files: {soft}, not raised to {hard}: {error}");
+                warnings.push(format!("limit of open files: {soft}, not raised to {hard}: {error}"));
                 soft
             }
         },
         Ok((soft, _)) => soft,
         Err(error) => {
-            warn!("limit of open files: unknown: {error}");
+            warnings.push(format!("limit of open files: unknown: {error}"));
             LEAST_DESCRIPTORS
         }
     }
@@ -162,9 +229,20 @@ fn raise_descriptor_limit() -> u64 {
 const LEAST_DESCRIPTORS: u64 = 1024;
 
 /// Reads the configuration again and takes over what may change while running.
-fn reload(app: &App, source: &Source, environment: &HostEnvironment, telemetry: &Telemetry) {
+fn reload(
+    app: &App,
+    source: &Source,
+    environment: &HostEnvironment,
+    telemetry: &Telemetry,
+    sandbox: &sandbox::Report,
+) {
     let config = match config::reload(source) {
         Ok(config) => config,
+        Err(errors) if sandbox.closes_files() && errors.to_string().contains("permission denied") => {
+            return error!(
+                "reload: {errors} (in the sandbox a file that was replaced by another can be read only in a folder named enclave-bridge: write into the file, or restart)"
+            );
+        }
         Err(errors) => return error!("reload: {errors}"),
     };
     if let Err(error) = app.reload(&config, environment) {

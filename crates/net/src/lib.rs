@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod bound;
 mod dial;
 mod framed;
 mod guest;
@@ -25,6 +26,7 @@ mod socket_file;
 mod stream;
 
 pub use address::{Listen, Origin, Peer, Route, hybrid_path};
+pub use bound::BoundSocket;
 pub use dial::{DialCause, DialError, DialStage, UNIX_BACKLOG_PAUSE, dial};
 pub use framed::Framed;
 pub use guest::{

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Instant, sleep_until};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
+use crate::bound;
 use crate::address::{Listen, Origin, Peer, hybrid_path};
 use crate::socket_file::{SocketFile, listen_at};
 use crate::stream::Stream;
@@ -71,7 +72,7 @@ pub struct Listener {
 }
 
 #[derive(Debug)]
-enum Accepting {
+pub(crate) enum Accepting {
     Tcp(TcpListener),
     // The file goes after the socket (declaration order): a dialler finds a refusal, never a file without meaning.
     Unix { socket: UnixListener, peer: Arc<Path>, _file: SocketFile },
@@ -95,16 +96,21 @@ impl Listener {
             Listen::Vsock { port } => bind_vsock(*port),
         };
         match socket {
-            Ok(socket) => Ok(Listener {
-                listen: listen.clone(),
-                socket,
-                pauses: Arc::new(AtomicU64::new(0)),
-                resume_at: None,
-                pause: ACCEPT_PAUSE_MIN,
-                passed_over: 0,
-                warned_at: None,
-            }),
+            Ok(socket) => Ok(Listener::over(listen.clone(), socket)),
             Err(source) => Err(BindError { listen: listen.clone(), source }),
+        }
+    }
+
+    /// A listener over a socket that listens.
+    pub(crate) fn over(listen: Listen, socket: Accepting) -> Listener {
+        Listener {
+            listen,
+            socket,
+            pauses: Arc::new(AtomicU64::new(0)),
+            resume_at: None,
+            pause: ACCEPT_PAUSE_MIN,
+            passed_over: 0,
+            warned_at: None,
         }
     }
 
@@ -244,15 +250,7 @@ impl Accepting {
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<Accepting> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(Accepting::Tcp(TcpListener::from_std(socket.into())?))
+    Ok(Accepting::Tcp(TcpListener::from_std(bound::tcp(address)?.into())?))
 }
 
 fn bind_unix(path: &Path, peer: &Path) -> io::Result<Accepting> {

@@ -12,7 +12,7 @@ use super::duration::parse_duration;
 use super::errors::{ConfigError, Origin};
 use super::layer::Layer;
 use super::log_level::LogLevel;
-use super::values::{Config, EndpointConfig, LogFormat, OnLoss};
+use super::values::{Config, EndpointConfig, LogFormat, OnLoss, SandboxMode};
 
 /// Bytes of `--uds-path`: a Unix socket's name takes 107 (unix(7)), of which `_` and a port of ten digits are ours.
 const UDS_PATH_MAX_BYTES: usize = 96;
@@ -69,6 +69,7 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
     let idle_timeout = values.one("idle_timeout", |text| duration(text, &IDLE_BOUNDS)).map(|(time, _)| time);
     let linger_timeout = values.one("linger_timeout", |text| duration(text, &LINGER_BOUNDS)).map(|(time, _)| time);
     let max_streams = values.one("max_streams", max_streams).map(|(streams, _)| streams);
+    let sandbox = values.one("sandbox", sandbox).map(|(mode, _)| mode);
     let resolv_conf = values.one("resolv_conf", path).map(|(path, _)| path);
 
     let (init, log) = (port_or(&init_port, DEFAULT_INIT_PORT), port_or(&log_port, DEFAULT_LOG_PORT));
@@ -105,6 +106,7 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
         idle_timeout: idle_timeout.unwrap_or(HOUR),
         linger_timeout: linger_timeout.unwrap_or(Duration::from_secs(60)),
         max_streams: max_streams.unwrap_or(10_000),
+        sandbox: sandbox.unwrap_or(SandboxMode::On),
         resolv_conf: resolv_conf.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
     })
 }
@@ -233,6 +235,15 @@ fn on_loss(text: &str) -> Result<OnLoss, String> {
         "wait" => Ok(OnLoss::Wait),
         "exit" => Ok(OnLoss::Exit),
         _ => Err(format!("{text:?} is not what can follow a loss: wait or exit")),
+    }
+}
+
+fn sandbox(text: &str) -> Result<SandboxMode, String> {
+    match text {
+        "on" => Ok(SandboxMode::On),
+        "off" => Ok(SandboxMode::Off),
+        "require" => Ok(SandboxMode::Require),
+        _ => Err(format!("{text:?} is no way to run the sandbox: on, require or off")),
     }
 }
 

@@ -245,6 +245,15 @@ pub const KEYS: &[Key] = &[
         "streams at the same time, 1 to 500000; a connection beyond them is reset at once"
     ),
     key!(
+        sandbox,
+        "sandbox",
+        "SANDBOX",
+        "MODE",
+        Text,
+        "on",
+        "least privilege: on (as much as the kernel has, with a warning for the rest), require (all of it, or no start) or off"
+    ),
+    key!(
         resolv_conf,
         "resolv-conf",
         "RESOLV_CONF",

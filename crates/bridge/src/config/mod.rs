@@ -28,7 +28,7 @@ pub use errors::{ConfigError, ConfigErrors, EXIT_CONFIG, EXIT_USAGE, Origin};
 pub use file::FILE_MAX_BYTES;
 pub use keys::{KEYS, Key, Kind, keys_table};
 pub use log_level::{LogLevel, LogLevelError};
-pub use values::{Config, EndpointConfig, LogFormat, OnLoss};
+pub use values::{Config, EndpointConfig, LogFormat, OnLoss, SandboxMode};
 
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/enclave-bridge/config.toml";

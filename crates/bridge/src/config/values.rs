@@ -1,7 +1,7 @@
 //! The configuration as typed values.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use enclave_bridge_policy::{
@@ -48,6 +48,8 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// Streams at the same time, at least one.
     pub max_streams: usize,
+    /// How much of the sandbox there has to be.
+    pub sandbox: SandboxMode,
     /// The file that names the DNS servers.
     pub resolv_conf: PathBuf,
 }
@@ -81,6 +83,16 @@ pub enum EndpointConfig {
     },
 }
 
+impl EndpointConfig {
+    /// The socket of the guest, where it is reached by one.
+    pub fn uds_path(&self) -> Option<&Path> {
+        match self {
+            EndpointConfig::Vsock => None,
+            EndpointConfig::Hybrid { uds_path } => Some(uds_path),
+        }
+    }
+}
+
 /// How enclaves' lines look on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -97,4 +109,15 @@ pub enum OnLoss {
     Wait,
     /// The bridge ends.
     Exit,
+}
+
+/// How much of the sandbox there has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// None.
+    Off,
+    /// What the kernel has; the rest is warned of.
+    On,
+    /// All of it, or the bridge does not start.
+    Require,
 }
