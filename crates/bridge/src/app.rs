@@ -203,7 +203,7 @@ impl App {
         if streams < config.max_streams {
             warn!("max_streams: {} do not fit under {descriptors} descriptors: {streams} it is", config.max_streams);
         }
-        let live = Live::new(config, environment, monitor)?;
+        let live = Live::new(config, environment, monitor, None)?;
         let host = HostAddresses::default();
         host.get().map_err(StartError::HostAddresses)?;
         let listeners = sockets.register(&metrics.accept_pauses)?;
@@ -285,7 +285,7 @@ impl App {
     /// # Errors
     /// What is wrong with the new configuration; the old one stays in force.
     pub fn reload(&self, config: &Config, environment: &HostEnvironment) -> Result<(), StartError> {
-        let live = Live::new(config, environment, self.monitor)?;
+        let live = Live::new(config, environment, self.monitor, Some(&self.live()))?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         Ok(())
     }
@@ -343,7 +343,12 @@ impl GaugeSource for App {
 }
 
 impl Live {
-    fn new(config: &Config, host: &HostEnvironment, monitor: SocketAddr) -> Result<Self, StartError> {
+    fn new(
+        config: &Config,
+        host: &HostEnvironment,
+        monitor: SocketAddr,
+        before: Option<&Live>,
+    ) -> Result<Self, StartError> {
         let mut environment = Environment::new();
         for (name, value) in host {
             // A name that is not UTF-8 is not one that a pattern could have meant.
@@ -359,7 +364,7 @@ impl Live {
             offered,
             operator: OperatorPolicy { own_tcp_ports: vec![monitor.port()], ..config.operator_policy() },
             egress: config.egress.clone(),
-            resolve: Resolve::from_file(&config.resolv_conf)?,
+            resolve: Resolve::from_file(&config.resolv_conf, before.map(|live| &live.resolve))?,
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
@@ -30,7 +31,7 @@ const CACHED_NAMES: u64 = 1024;
 #[derive(Clone)]
 pub(crate) struct Resolve {
     resolver: TokioResolver,
-    hosts: std::sync::Arc<Hosts>,
+    hosts: Arc<Hosts>,
 }
 
 /// The resolver could not be set up.
@@ -63,11 +64,12 @@ type Answer = Result<Vec<IpAddr>, ResolveError>;
 
 impl Resolve {
     /// Reads the resolver configuration and the system's hosts file. Where the configuration does not exist, only the
-    /// hosts file is used.
+    /// hosts file is used. What may no longer be read (a sandboxed process knows these files, not their successors) is as it
+    /// was in `before`.
     ///
     /// # Errors
     /// If the configuration exists and cannot be read or used.
-    pub(crate) fn from_file(resolv_conf: &Path) -> Result<Self, ResolverError> {
+    pub(crate) fn from_file(resolv_conf: &Path, before: Option<&Resolve>) -> Result<Self, ResolverError> {
         let failed = |source: NetError| ResolverError { path: resolv_conf.to_owned(), source };
         let (config, options) = match std::fs::read(resolv_conf) {
             Ok(text) => hickory_resolver::system_conf::parse_resolv_conf(text).map_err(failed)?,
@@ -75,16 +77,29 @@ impl Resolve {
                 tracing::warn!("{}: not found: names resolve by the hosts file only", resolv_conf.display());
                 (ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default())
             }
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => match before {
+                Some(before) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::warn!("{}: {error}: names resolve as before", resolv_conf.display());
+                    return Ok(before.clone());
+                }
+                Some(_) | None => return Err(failed(error.into())),
+            },
         };
-        let hosts = Hosts::from_system().unwrap_or_else(|error| {
-            tracing::warn!("hosts file: {error}: names resolve by name servers only");
-            Hosts::default()
-        });
+        let hosts = match (Hosts::from_system(), before) {
+            (Ok(hosts), _) => Arc::new(hosts),
+            (Err(error), Some(before)) => {
+                tracing::warn!("hosts file: {error}: it is as before");
+                Arc::clone(&before.hosts)
+            }
+            (Err(error), None) => {
+                tracing::warn!("hosts file: {error}: names resolve by name servers only");
+                Arc::default()
+            }
+        };
         Self::new(config, options, hosts).map_err(failed)
     }
 
-    fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Hosts) -> Result<Self, NetError> {
+    fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Arc<Hosts>) -> Result<Self, NetError> {
         // The hosts file is asked first and for both families, by `addresses`.
         options.use_hosts_file = ResolveHosts::Never;
         options.timeout = ONE_TRY;
@@ -93,7 +108,7 @@ impl Resolve {
         let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)
             .build()?;
-        Ok(Self { resolver, hosts: std::sync::Arc::new(hosts) })
+        Ok(Self { resolver, hosts })
     }
 
     /// All addresses of a name, IPv6 and IPv4 as they came.
@@ -221,7 +236,7 @@ mod tests {
         let server = NameServerConfig::new(server.ip(), true, vec![connection]);
         let mut hosts = Hosts::default();
         hosts.read_hosts_conf(&b"192.0.2.77 in-hosts-file.example\n"[..]).unwrap();
-        Resolve::new(ResolverConfig::from_name_servers(vec![server]), ResolverOpts::default(), hosts).unwrap()
+        Resolve::new(ResolverConfig::from_name_servers(vec![server]), ResolverOpts::default(), hosts.into()).unwrap()
     }
 
     #[tokio::test]
@@ -249,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_configuration_there_is_the_hosts_file() {
-        let resolve = Resolve::from_file(Path::new("/nonexistent/resolv.conf")).unwrap();
+        let resolve = Resolve::from_file(Path::new("/nonexistent/resolv.conf"), None).unwrap();
         assert!(resolve.addresses("localhost").await.unwrap().iter().all(IpAddr::is_loopback));
         assert!(resolve.addresses("elsewhere.example").await.is_err());
     }

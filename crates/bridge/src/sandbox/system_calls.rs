@@ -38,8 +38,6 @@ pub enum Guard {
     Names,
     /// Blocking or not, how much there is to read, whether it is a terminal.
     Modes,
-    /// A limit is asked for, none is set.
-    Asking,
     /// Answered with `ENOSYS`, so that the C library takes its older way.
     NotThere,
 }
@@ -57,13 +55,13 @@ impl Guard {
             Guard::Itself => "to this process",
             Guard::Names => "names of threads and of memory",
             Guard::Modes => "FIONBIO, FIONREAD, TCGETS",
-            Guard::Asking => "asking, not setting",
             Guard::NotThere => "answered ENOSYS",
         }
     }
 }
 
-/// One row for each call. `@x86_64` stands before those that newer architectures have left out.
+/// One row for each call. `@x86_64` stands before those that newer architectures have left out, `@aarch64` before those that
+/// the C library uses in their place there.
 macro_rules! calls {
     ($($(@$older:ident)? $number:ident $guard:ident $reason:literal,)*) => {
         &[$(SystemCall {
@@ -81,6 +79,9 @@ macro_rules! number {
     (x86_64 $number:ident) => {
         Some(libc::$number)
     };
+    (aarch64 $number:ident) => {
+        None
+    };
     ($number:ident) => {
         Some(libc::$number)
     };
@@ -90,6 +91,9 @@ macro_rules! number {
 macro_rules! number {
     (x86_64 $number:ident) => {
         None
+    };
+    (aarch64 $number:ident) => {
+        Some(libc::$number)
     };
     ($number:ident) => {
         Some(libc::$number)
@@ -102,11 +106,9 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_read Free "wake-ups of the runtime, files of the configuration",
     SYS_write Free "wake-ups of the runtime, standard output and error",
     SYS_writev Free "streams: header and payload of a record in one call",
-    SYS_readv Free "streams: into several pieces",
     SYS_recvfrom Free "streams, name servers, the routing table",
     SYS_sendto Free "streams, name servers, the routing table",
     SYS_recvmsg Free "name servers, the routing table",
-    SYS_sendmsg Free "streams: header and payload of a record in one call",
     SYS_splice Free "streams: from socket to socket inside the kernel",
     SYS_pipe2 Free "streams: the pipe that splice goes through",
     SYS_close Free "every descriptor",
@@ -119,7 +121,6 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_connect Free "dials",
     SYS_shutdown Free "the end of one direction of a stream",
     SYS_getsockname Free "addresses of listeners",
-    SYS_getpeername Free "addresses of peers",
     SYS_getsockopt Free "what became of a dial",
     SYS_setsockopt Free "no delay, linger, keepalive, address reuse",
     // Waiting
@@ -128,9 +129,7 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     @x86_64 SYS_epoll_wait Free "the runtimes",
     SYS_epoll_pwait Free "the runtimes, where epoll_wait is gone",
     SYS_eventfd2 Free "wake-ups of the runtime",
-    @x86_64 SYS_poll Free "the C library's start of a thread, standard streams",
     SYS_futex Free "locks, ends of threads",
-    SYS_nanosleep Free "pauses of the log writer",
     SYS_clock_nanosleep Free "pauses of the log writer",
     SYS_clock_gettime Free "time, where the kernel has no page for it",
     // Descriptors and files
@@ -143,7 +142,7 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_fstat Free "the size of a file that is read",
     SYS_lseek Free "the size of a file that is read",
     @x86_64 SYS_unlink Free "socket files of sessions that ended",
-    SYS_unlinkat Free "socket files of sessions that ended",
+    @aarch64 SYS_unlinkat Free "socket files of sessions that ended",
     // Memory
     SYS_brk Free "memory",
     SYS_mmap NoCode "memory, stacks of threads",
@@ -159,7 +158,6 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_sched_getaffinity Free "how many threads there are to be",
     SYS_sched_yield Free "locks",
     SYS_prctl Names "names of threads and of memory",
-    SYS_prlimit64 Asking "the size of a thread's stack",
     SYS_getrandom Free "keys of hash tables, questions to name servers",
     SYS_gettid Free "the end by a bug",
     SYS_getpid Free "the end by a bug",
