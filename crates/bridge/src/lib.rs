@@ -10,6 +10,7 @@
 pub mod app;
 pub mod config;
 pub mod exit;
+pub mod explain;
 pub mod limits;
 pub mod metrics;
 pub mod monitor;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
 use enclave_bridge::telemetry::Telemetry;
-use enclave_bridge::{exit, monitor, sandbox};
+use enclave_bridge::{exit, explain, monitor, sandbox};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,10 +30,29 @@ fn main() -> ExitCode {
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     match config::from_process(arguments, environment.clone()) {
         Ok(Command::Run(config, source)) => run(&config, &source, &environment),
-        Ok(Command::Check { file }) => say(io::stdout(), &config::check_report(&file), 0),
+        Ok(Command::Check { file, config, explain }) => check(&file, &config, &explain),
         Ok(Command::Help(text) | Command::Version(text)) => say(io::stdout(), text.trim_end(), 0),
         Err(errors) => say(io::stderr(), errors.to_string().trim_end(), errors.exit_code()),
     }
+}
+
+/// The file is in order; what it says about each target that was asked about.
+fn check(file: &Path, config: &Config, targets: &[String]) -> ExitCode {
+    if targets.is_empty() {
+        return say(io::stdout(), &config::check_report(file), 0);
+    }
+    let mut code = 0;
+    for target in targets {
+        let explained = match explain::egress(config, target) {
+            Ok(explained) => explained,
+            Err(error) => return say(io::stderr(), &format!("addresses of this host: {error}"), exit::UNAVAILABLE),
+        };
+        if !explained.open {
+            code = exit::PERMISSION;
+        }
+        _ = writeln!(io::stdout(), "{explained}");
+    }
+    ExitCode::from(code)
 }
 
 /// Writes a last word; nobody is left to tell if that fails.

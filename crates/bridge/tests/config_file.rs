@@ -55,7 +55,7 @@ fn good_samples() {
     for entry in std::fs::read_dir(samples("good")).unwrap() {
         let path = entry.unwrap().path();
         let checked = parse(&["check", path.to_str().unwrap()], &[]);
-        let Ok(Command::Check { file }) = checked else { panic!("{}: {checked:?}", path.display()) };
+        let Ok(Command::Check { file, .. }) = checked else { panic!("{}: {checked:?}", path.display()) };
         assert_eq!(check_report(&file), format!("{}: ok", path.display()));
         seen += 1;
     }

@@ -136,6 +136,44 @@ impl EgressPolicy {
         self.judge_ip(Some(&name.name), address, name.port, own)
     }
 
+    /// What decides about the addresses of a name, in words and in the order of the decision; for whoever wants to know why
+    /// before anything is resolved.
+    pub fn explain(&self, name: &NameGrant) -> Vec<String> {
+        let port = name.port;
+        let by_address = |rules: &[Rule]| -> Vec<Rule> {
+            rules.iter().filter(|rule| rule.name().is_none() && rule.covers_port(port)).cloned().collect()
+        };
+        let mut lines = Vec::new();
+        for rule in by_address(&self.deny) {
+            let what = match rule.scope() {
+                Scope::Any | Scope::Name(_) => "every address".to_owned(),
+                Scope::Public => "public addresses".to_owned(),
+                Scope::Private => "private addresses".to_owned(),
+                Scope::Net(net) => format!("addresses in {net}"),
+            };
+            lines.push(format!("{what}: denied by rule {rule}"));
+        }
+        for rule in named(&self.allow, &name.name, port) {
+            let wildcard = rule.name().is_some_and(crate::name::NamePattern::is_wildcard);
+            let what = if wildcard { "public addresses" } else { "public and private addresses" };
+            lines.push(format!("{what}: allowed by rule {rule}"));
+        }
+        for rule in by_address(&self.allow) {
+            let what = match rule.scope() {
+                Scope::Any | Scope::Name(_) => "public and private addresses".to_owned(),
+                Scope::Public => "public addresses".to_owned(),
+                Scope::Private => "private addresses".to_owned(),
+                Scope::Net(net) => format!("addresses in {net}"),
+            };
+            lines.push(format!("{what}: allowed by rule {rule}"));
+        }
+        lines.push(
+            "all others, and the metadata service, loopback, link-local, multicast and the host's own unless a rule names the address: denied"
+                .to_owned(),
+        );
+        lines
+    }
+
     fn judge_ip(
         &self,
         name: Option<&str>,

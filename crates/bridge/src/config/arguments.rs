@@ -13,10 +13,13 @@ use super::layer::{Item, Layer};
 /// The name of the argument of `check`.
 const CHECKED_FILE: &str = "FILE";
 
+/// The flag of `check` that asks about a target.
+const EXPLAIN: &str = "explain";
+
 /// A command line that was taken apart; flags whose values are not UTF-8 are errors to be told with the others.
 pub(super) enum Invocation {
     Run(Result<Layer, Vec<ConfigError>>),
-    Check(Result<Layer, Vec<ConfigError>>, PathBuf),
+    Check(Result<Layer, Vec<ConfigError>>, Option<PathBuf>, Vec<String>),
     Help(String),
     Version(String),
 }
@@ -38,9 +41,9 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Invocation, ConfigErrors
     };
     Ok(match matches.subcommand() {
         Some(("check", matches)) => {
-            // Required above, so it is there.
-            let file = matches.get_one::<PathBuf>(CHECKED_FILE).cloned().unwrap_or_default();
-            Invocation::Check(flags(matches), file)
+            let file = matches.get_one::<PathBuf>(CHECKED_FILE).cloned();
+            let explain = matches.get_many::<String>(EXPLAIN).unwrap_or_default().cloned().collect();
+            Invocation::Check(flags(matches), file, explain)
         }
         Some((_, matches)) => Invocation::Run(flags(matches)),
         None => Invocation::Run(flags(&matches)),
@@ -49,11 +52,19 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Invocation, ConfigErrors
 
 fn command() -> Command {
     let run = Command::new("run").about("Run the bridge (also without a sub-command)").args(KEYS.iter().map(argument));
-    let file =
-        Arg::new(CHECKED_FILE).required(true).value_parser(clap::value_parser!(PathBuf)).help("The file to check");
+    let file = Arg::new(CHECKED_FILE)
+        .required_unless_present(EXPLAIN)
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("The file to check");
+    let explain = Arg::new(EXPLAIN)
+        .long(EXPLAIN)
+        .value_name("TARGET")
+        .action(ArgAction::Append)
+        .help("Say which egress rule decides about TARGET (host:port) and why; resolves nothing, dials nothing");
     let check = Command::new("check")
         .about("Check a configuration file, with the flags and variables given")
         .arg(file)
+        .arg(explain)
         .args(KEYS.iter().filter(|key| key.in_file).map(argument));
     Command::new("enclave-bridge")
         .version(env!("CARGO_PKG_VERSION"))

@@ -43,6 +43,10 @@ pub enum Command {
     Check {
         /// The file that was checked.
         file: PathBuf,
+        /// What it says.
+        config: Config,
+        /// Egress targets that were asked about.
+        explain: Vec<String>,
     },
     /// `--help`: print this to standard output and end with 0.
     Help(String),
@@ -97,7 +101,7 @@ pub fn from_process_with(
 ) -> Result<Command, ConfigErrors> {
     let (flags, check) = match arguments::parse(arguments)? {
         Invocation::Run(flags) => (flags, None),
-        Invocation::Check(flags, file) => (flags, Some(file)),
+        Invocation::Check(flags, file, explain) => (flags, Some((file, explain))),
         Invocation::Help(text) => return Ok(Command::Help(text)),
         Invocation::Version(text) => return Ok(Command::Version(text)),
     };
@@ -107,7 +111,8 @@ pub fn from_process_with(
         Layer::default()
     });
     let (variables, warnings) = variables::read(environment, &mut errors);
-    let named = check.clone().or_else(|| file_key(&flags)).or_else(|| file_key(&variables));
+    let checked = check.as_ref().and_then(|(file, _)| file.clone());
+    let named = checked.or_else(|| file_key(&flags)).or_else(|| file_key(&variables));
     let file = match named {
         Some(path) => FileChoice { path, named: true },
         None => FileChoice { path: default_file.to_owned(), named: false },
@@ -115,7 +120,7 @@ pub fn from_process_with(
     let source = Source { flags, variables, file, warnings };
     let config = build_from(&source, errors)?;
     Ok(match check {
-        Some(file) => Command::Check { file },
+        Some((_, explain)) => Command::Check { file: source.file().to_owned(), config, explain },
         None => Command::Run(config, source),
     })
 }
