@@ -3,6 +3,7 @@
 use super::Findings;
 use enclave_bridge::config::{KEYS, keys_table};
 use enclave_bridge::metrics;
+use enclave_bridge::sandbox::{FATAL_CALLS, SYSTEM_CALLS};
 use enclave_bridge_proto::{NakCode, PROTOCOL_KEY};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,14 @@ pub(super) fn check(root: &Path, files: &[PathBuf], findings: &mut Findings) {
     let names =
         metrics::NAMES.iter().map(|(name, kind, meaning)| vec![(*name).to_owned(), (*kind).to_owned(), plain(meaning)]);
     compare(root, "docs/metrics.md", &["metric", "kind", "meaning"], names.collect(), findings);
+
+    let allowed = SYSTEM_CALLS.iter().map(|call| {
+        let cells = [call.name, call.architecture, call.guard.text(), call.reason];
+        cells.map(str::to_owned).into()
+    });
+    compare(root, "docs/sandbox.md", &["system call", "on", "arguments", "for"], allowed.collect(), findings);
+    let fatal = FATAL_CALLS.iter().map(|call| vec![call.name.to_owned(), call.reason.to_owned()]);
+    compare(root, "docs/sandbox.md", &["ends the process", "for"], fatal.collect(), findings);
 
     let head = ["key", "variable", "default", "meaning"];
     match table(&keys_table(), &head) {

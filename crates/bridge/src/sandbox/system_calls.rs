@@ -12,6 +12,8 @@ pub struct SystemCall {
     pub name: &'static str,
     /// Its number here; `None` where this architecture has none.
     pub number: Option<c_long>,
+    /// Which architecture has it: "all", "x86_64" or "aarch64" (and newer ones).
+    pub architecture: &'static str,
     /// What its arguments must be.
     pub guard: Guard,
     /// What the daemon needs it for.
@@ -68,9 +70,19 @@ macro_rules! calls {
             // Without its "SYS_".
             name: stringify!($number).split_at(4).1,
             number: number!($($older)? $number),
+            architecture: architecture!($($older)?),
             guard: Guard::$guard,
             reason: $reason,
         },)*]
+    };
+}
+
+macro_rules! architecture {
+    () => {
+        "all"
+    };
+    ($older:ident) => {
+        stringify!($older)
     };
 }
 
