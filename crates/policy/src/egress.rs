@@ -54,6 +54,7 @@ pub enum Judged {
 pub struct NameGrant {
     name: String,
     port: u16,
+    by_name: bool,
 }
 
 impl NameGrant {
@@ -65,6 +66,12 @@ impl NameGrant {
     /// The TCP port that was asked for.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whether a rule by name covers it. Otherwise it is resolved only because rules by address may open its addresses, and whoever
+    /// cannot see these has nothing that allows it.
+    pub fn is_by_name(&self) -> bool {
+        self.by_name
     }
 }
 
@@ -114,7 +121,7 @@ impl EgressPolicy {
         let by_name = named(&self.allow, &name, port).next().is_some();
         let by_address = || self.allow.iter().any(|rule| rule.name().is_none() && rule.covers_port(port));
         if by_name || by_address() {
-            Ok(Judged::Resolve(NameGrant { name, port }))
+            Ok(Judged::Resolve(NameGrant { name, port, by_name }))
         } else {
             Err(Refusal::denied(format!("no rule allows {name}:{port}")))
         }

@@ -1,9 +1,11 @@
 //! Egress: a stream to a target in the world, by way of the bridge.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use enclave_bridge_net::{Route, Stream, dial};
+use enclave_bridge_policy::{EgressPolicy, Judged, OwnAddresses};
 use enclave_bridge_proto::{ACK, LineProgress, LineReader, NAK_BYTE, NAK_MAX_BYTES, Nak, NakParseError, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
@@ -26,11 +28,12 @@ pub struct Dialer {
     port: u32,
     limit: Duration,
     form: Form,
+    policy: Option<Arc<EgressPolicy>>,
 }
 
 impl Dialer {
     pub(crate) fn new(route: Route, port: u32, limit: Duration, form: Form) -> Self {
-        Self { route, port, limit, form }
+        Self { route, port, limit, form, policy: None }
     }
 
     /// The same with another limit on connecting, answer included. The bridge keeps its own, the client's
@@ -38,6 +41,16 @@ impl Dialer {
     #[must_use]
     pub fn with_limit(&self, limit: Duration) -> Self {
         Self { limit, ..self.clone() }
+    }
+
+    /// The same under a policy that is enforced here, in the enclave, where it is part of what is measured. The host enforces its
+    /// own besides; neither widens the other.
+    ///
+    /// An address is judged as the bridge judges it. A name has to be allowed by a rule by name: what it resolves to is the
+    /// host's claim, which no rule by address can check from here.
+    #[must_use]
+    pub fn with_policy(&self, policy: impl Into<Arc<EgressPolicy>>) -> Self {
+        Self { policy: Some(policy.into()), ..self.clone() }
     }
 
     /// Connects to a name or an address (IPv6 with or without brackets) and a TCP port.
@@ -51,9 +64,12 @@ impl Dialer {
     /// Connects to a target and returns the stream once the bridge has connected.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the bridge's code and sentence; [`Error::EgressClosed`] where it gives none (version
+    /// [`Error::OwnPolicy`] before anything is asked; [`Error::Refused`] with the bridge's code and sentence; [`Error::EgressClosed`] where it gives none (version
     /// 1); [`Error::EgressTimeout`]; [`Error::Dial`] where the bridge itself cannot be reached.
     pub async fn connect_target(&self, target: &Target) -> Result<Conn, Error> {
+        if let Some(policy) = &self.policy {
+            permit(policy, target)?;
+        }
         let deadline = Instant::now() + self.limit;
         timeout_at(deadline, self.ask(target))
             .await
@@ -75,6 +91,18 @@ impl Dialer {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// Whether the enclave's own policy allows a target.
+fn permit(policy: &EgressPolicy, target: &Target) -> Result<(), Error> {
+    // The host's addresses are the host's to know, and closed by its own policy.
+    let reason = match policy.judge(target, &OwnAddresses::default()) {
+        Ok(Judged::Address(_)) => return Ok(()),
+        Ok(Judged::Resolve(name)) if name.is_by_name() => return Ok(()),
+        Ok(Judged::Resolve(name)) => format!("no rule by name allows {}:{}", name.name(), name.port()),
+        Err(refusal) => refusal.to_string(),
+    };
+    Err(Error::OwnPolicy { target: target.to_string(), reason })
 }
 
 /// Reads the bridge's answer and returns what arrived after it.

@@ -105,6 +105,14 @@ pub enum Error {
     /// A listener is dead.
     #[error(transparent)]
     Accept(#[from] AcceptError),
+    /// The enclave's own policy does not allow it ([`Dialer::with_policy`](crate::Dialer::with_policy)); the bridge was not asked.
+    #[error("egress to {target}: the enclave's own policy: {reason}")]
+    OwnPolicy {
+        /// The target.
+        target: String,
+        /// The deciding rule, or that there is none.
+        reason: String,
+    },
     /// The bridge closed an egress connection without an answer, as a version-1 bridge does when it refuses.
     #[error("egress to {target}: the bridge closed the connection without a reason")]
     EgressClosed {

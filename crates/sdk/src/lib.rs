@@ -81,6 +81,7 @@ pub use conn::Conn;
 pub use connector::{Connector, HttpConn};
 pub use dialer::Dialer;
 pub use enclave_bridge_net::Scope;
+pub use enclave_bridge_policy::{EgressPolicy, Rule, RuleError};
 pub use enclave_bridge_proto::{Environment, Feature, Host, LogLevel, NakCode, Target};
 pub use error::Error;
 pub use listener::{ClientAddr, Listener};

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::large_futures,
     reason = "a test ends by panicking, and holds each future once"
@@ -14,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Place, V1, V1_1, granted, line, soon};
-use enclave_bridge_sdk::{Bridge, ClientAddr, Connector, Dialer, Error, Listener, NakCode, Session};
+use enclave_bridge_sdk::{Bridge, ClientAddr, Connector, Dialer, EgressPolicy, Error, Listener, NakCode, Rule, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tower_service::Service as _;
@@ -40,6 +41,39 @@ async fn ingress(place: &Place, proxy_v2: bool) -> (Session, Listener) {
         (bridge.start().await.unwrap(), listener)
     };
     soon(async { tokio::join!(enclave, granted(&init, V1_1)) }).await.0
+}
+
+#[tokio::test]
+async fn the_enclaves_own_policy_refuses_before_the_bridge_is_asked() {
+    let place = Place::new();
+    let (_session, dialer, out) = egress(&place).await;
+    let rules = ["public:443", "*.example.org:443", "10.1.2.3:80"].map(|rule| rule.parse::<Rule>().unwrap());
+    let deny = "evil.example.org".parse().unwrap();
+    let dialer = dialer.with_policy(EgressPolicy::new(rules.to_vec(), vec![deny]));
+    for (host, port) in [
+        ("example.org", 443),
+        ("elsewhere.example", 443),
+        ("a.example.org", 80),
+        ("EVIL.example.org.", 443),
+        ("10.1.2.4", 80),
+        ("169.254.169.254", 443),
+        ("::ffff:169.254.169.254", 443),
+        ("64:ff9b::a9fe:a9fe", 443),
+        ("2130706433", 443),
+    ] {
+        let Err(error) = soon(dialer.connect(host, port)).await else { panic!("{host}:{port} was allowed") };
+        assert!(matches!(&error, Error::OwnPolicy { .. }), "{host}:{port}: {error}");
+    }
+    // Nobody was asked until now: the first that knocks is the first that is allowed.
+    for (host, port, wanted) in [("a.example.org", 443, "a.example.org:443"), ("8.8.8.8", 443, "8.8.8.8:443")] {
+        let host_side = async {
+            let (mut stream, _) = out.accept().await.unwrap();
+            assert_eq!(line(&mut stream).await, format!("{wanted}\n").as_bytes());
+            stream.write_all(&[0x06, 0x0A]).await.unwrap();
+        };
+        let (conn, ()) = soon(async { tokio::join!(dialer.connect(host, port), host_side) }).await;
+        conn.unwrap();
+    }
 }
 
 #[tokio::test]
