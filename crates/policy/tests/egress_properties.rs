@@ -560,3 +560,22 @@ proptest! {
         }
     }
 }
+
+/// A million, each closed address in a spelling of its own; the cases above are for every day.
+#[test]
+#[ignore = "a minute: cargo nextest run -p enclave-bridge-policy --run-ignored only"]
+fn e2_a_million_spellings_of_closed_addresses_and_none_gets_through() {
+    let rules = ["any", "**", "0.0.0.0/0", "::/0", "64:ff9b::/96", "2002::/16"].map(|rule| rule.parse().unwrap());
+    let policy = EgressPolicy::new(rules.to_vec(), vec![]);
+    let config = ProptestConfig { cases: 1_000_000, failure_persistence: None, ..ProptestConfig::default() };
+    let judged = std::cell::Cell::new(0_u64);
+    let met = proptest::test_runner::TestRunner::new(config).run(&spelling(), |(address, text)| {
+        if let Ok(target) = Target::parse(format!("{text}:80").as_bytes()) {
+            judged.set(judged.get() + 1);
+            prop_assert!(policy.judge(&target, &own()).is_err(), "{address} as {text}");
+        }
+        Ok(())
+    });
+    met.unwrap();
+    assert!(judged.get() > 500_000, "{} of a million were targets at all", judged.get());
+}

@@ -43,18 +43,18 @@ impl Target {
             return Err(bad("address line longer than 300 bytes"));
         }
         let text = std::str::from_utf8(line).map_err(|_| bad("address line is not UTF-8"))?;
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| bad(&format!("{} has no port", quoted(text))))?;
-        let port = parse_port(port).ok_or_else(|| bad(&format!("{} is not a port", quoted(port))))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| bad(&format!("{} has no port", shown(text))))?;
+        let port = parse_port(port).ok_or_else(|| bad(&format!("{} is not a port", shown(port))))?;
         let host = if let Some(inner) = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
             let address: Ipv6Addr =
-                inner.parse().map_err(|_| bad(&format!("{} is not an IPv6 address", quoted(inner))))?;
+                inner.parse().map_err(|_| bad(&format!("{} is not an IPv6 address", shown(inner))))?;
             Host::Ip(address.into())
         } else if let Ok(address) = host.parse::<Ipv4Addr>() {
             Host::Ip(address.into())
         } else if is_name(host) {
             Host::Name(host.to_owned())
         } else {
-            return Err(bad(&format!("{} is not a host", quoted(host))));
+            return Err(bad(&format!("{} is not a host", shown(host))));
         };
         Ok(Self { host, port })
     }
@@ -79,6 +79,11 @@ impl fmt::Display for Host {
             Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]"),
         }
     }
+}
+
+/// A piece of the line for the refusal of it. What came from a URL may have a password or a token in it, and is not repeated.
+fn shown(text: &str) -> String {
+    if text.contains(['/', '?', '#', '@', '=']) { "a piece of a URL".to_owned() } else { quoted(text) }
 }
 
 /// Whether a text can be a name at all; which names there are is for others to say.
