@@ -64,7 +64,8 @@ fn spelling(dice: &mut Dice) -> String {
         16 => format!("[2001:0:{high:x}:{low:x}::1]"),
         17 => "[::1]".to_owned(),
         18 => format!("[::1%{}]", ["lo", "1", "eth0"][usize::try_from(dice.below(3)).unwrap()]),
-        _ => ["localhost", "LOCALHOST.", "LocalHost", "ip6-localhost"][usize::try_from(dice.below(4)).unwrap()].to_owned(),
+        _ => ["localhost", "LOCALHOST.", "LocalHost", "ip6-localhost"][usize::try_from(dice.below(4)).unwrap()]
+            .to_owned(),
     };
     let fullwidth = |text: &str| -> String {
         let wide = |c: char| char::from_u32(u32::from(c) - 0x30 + 0xff10).unwrap();
@@ -117,7 +118,8 @@ fn name_server(socket: UdpSocket, questions: Arc<AtomicU64>) {
     let mut buffer = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
         let question = &buffer[..length];
-        let Some(end) = question.get(12..).and_then(|name| name.iter().position(|b| *b == 0)).map(|at| 12 + at + 5) else {
+        let Some(end) = question.get(12..).and_then(|name| name.iter().position(|b| *b == 0)).map(|at| 12 + at + 5)
+        else {
             return;
         };
         let turn = questions.fetch_add(1, Ordering::SeqCst);
@@ -140,7 +142,20 @@ fn name_server(socket: UdpSocket, questions: Arc<AtomicU64>) {
         for address in addresses {
             let mapped = address.to_ipv6_mapped().octets();
             let data: &[u8] = if wants_v6 { &mapped } else { &address.octets() };
-            answer.extend([0xc0, 12, 0, if wants_v6 { 28 } else { 1 }, 0, 1, 0, 0, 0, 0, 0, u8::try_from(data.len()).unwrap()]);
+            answer.extend([
+                0xc0,
+                12,
+                0,
+                if wants_v6 { 28 } else { 1 },
+                0,
+                1,
+                0,
+                0,
+                0,
+                0,
+                0,
+                u8::try_from(data.len()).unwrap(),
+            ]);
             answer.extend(data);
         }
         let _ = socket.send_to(&answer, from);
@@ -169,7 +184,8 @@ fn e3_a_thousand_rebinding_trials_reach_only_what_was_judged() {
     let folder = tempfile::tempdir().unwrap();
     let resolv_conf = folder.path().join("resolv.conf");
     std::fs::write(&resolv_conf, "nameserver 127.83.53.53\n").unwrap();
-    let arguments = ["--egress-allow".into(), "127.83.10.0/24".into(), "--resolv-conf".into(), resolv_conf.into_os_string()];
+    let arguments =
+        ["--egress-allow".into(), "127.83.10.0/24".into(), "--resolv-conf".into(), resolv_conf.into_os_string()];
     let bridge = Bridge::builder().arguments(arguments).start();
     let enclave = Enclave::start(&bridge.meeting, &Settings::new(CALM).client(5002));
     let mut acknowledged = 0;
@@ -186,7 +202,9 @@ fn e3_a_thousand_rebinding_trials_reach_only_what_was_judged() {
         }
     }
     assert_eq!(closed.accepted(), 0, "a closed address was dialled");
-    wait::until("every acknowledged stream at the judged address", SOON, || reached.load(Ordering::SeqCst) == acknowledged);
+    wait::until("every acknowledged stream at the judged address", SOON, || {
+        reached.load(Ordering::SeqCst) == acknowledged
+    });
     assert!(questions.load(Ordering::SeqCst) >= 2000, "the name server was asked");
 }
 
@@ -196,8 +214,14 @@ fn strangers_get_less_than_ten_times_what_they_send() {
     let port = ports::free();
     let _enclave = Enclave::echo(&bridge.meeting, &Settings::new(CALM).server(5001, port), 5001);
     let busy_before = bridge.processor_time();
-    let tries: [&[u8]; 6] =
-        [b"", b"\x00", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc], &[7; 17], b"\x06\r\n\x06\r\n"];
+    let tries: [&[u8]; 6] = [
+        b"",
+        b"\x00",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc],
+        &[7; 17],
+        b"\x06\r\n\x06\r\n",
+    ];
     let (mut sent, mut got) = (0, 0);
     for round in 0..1000 {
         let bytes = tries[round % tries.len()];
@@ -252,7 +276,10 @@ fn r9_two_hundred_secrets_are_found_nowhere() {
                 there_and_back(&mut stream, secret.as_bytes());
             }
             // An URL with a password and a query where an address line belongs.
-            2 => told.push_str(&format!("{:?}", enclave.dial(5002, &format!("https://u:{secret}@127.0.0.1:1/?k={secret}")).1)),
+            2 => told.push_str(&format!(
+                "{:?}",
+                enclave.dial(5002, &format!("https://u:{secret}@127.0.0.1:1/?k={secret}")).1
+            )),
             // No handshake at all, and settings that are none.
             3 => {
                 let mut wire = bridge.meeting.dial_host(INIT_PORT).unwrap();
@@ -261,7 +288,9 @@ fn r9_two_hundred_secrets_are_found_nowhere() {
                 let _end = tunnels::read_out(&mut wire);
             }
             _ => {
-                let settings = format!(r#"{{"watchdog":{{"interval":"{secret}","enclaveId":["{secret}"]}},"clients":"{secret}"}}"#);
+                let settings = format!(
+                    r#"{{"watchdog":{{"interval":"{secret}","enclaveId":["{secret}"]}},"clients":"{secret}"}}"#
+                );
                 told.push_str(&format!("{:?}", handshake(&bridge.meeting, &settings).unwrap().1));
             }
         }
@@ -277,7 +306,8 @@ fn r9_two_hundred_secrets_are_found_nowhere() {
     told.push_str(&bridge.stderr.text());
     assert!(told.contains("TRACE") || told.contains("DEBUG"), "the log said all that it can");
     for number in 0..200 {
-        let found = told.find(&canary(number)).map(|at| told[at.saturating_sub(200)..].chars().take(300).collect::<String>());
+        let found =
+            told.find(&canary(number)).map(|at| told[at.saturating_sub(200)..].chars().take(300).collect::<String>());
         assert_eq!(found, None, "secret {number}");
     }
 }

@@ -15,7 +15,8 @@ const CALM: Duration = Duration::from_secs(30);
 fn of_every_thread(bridge: &Bridge, key: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", bridge.pid())).unwrap();
     let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
-    let value = |text: String| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::to_owned));
+    let value =
+        |text: String| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::to_owned));
     status.map(|text| value(text).unwrap().trim().to_owned()).collect()
 }
 

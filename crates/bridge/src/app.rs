@@ -28,7 +28,7 @@ use crate::control::{self, Unfinished};
 use crate::egress::Resolve;
 pub use crate::egress::ResolverError;
 use crate::exit;
-use crate::limits::Limits;
+use crate::limits::{LEAST_DESCRIPTORS, Limits};
 use crate::logs::{self, LogSink, Output, Stdout};
 use crate::metrics::{GaugeSource, Gauges, Metrics, SessionEnd};
 use crate::own::{self, HostAddresses};
@@ -118,6 +118,18 @@ pub enum StartError {
     /// All of it together is too large.
     #[error("{0}: choose with --env-allow and --env-deny")]
     EnvironmentTooLarge(#[from] EnvironmentTooLarge),
+    /// The limit of open files is too low for what was asked for.
+    #[error(
+        "max_streams: {wanted} do not fit under {descriptors} descriptors, {fit} do: raise the limit of open files (ulimit -n, LimitNOFILE) or lower max_streams"
+    )]
+    Descriptors {
+        /// Streams that were asked for.
+        wanted: usize,
+        /// The limit of open files.
+        descriptors: u64,
+        /// Streams that fit.
+        fit: usize,
+    },
     /// The resolver's configuration is of no use.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -134,9 +146,10 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Environment { .. } | StartError::EnvironmentTooLarge(_) | StartError::Resolver(_) => {
-                EXIT_CONFIG
-            }
+            StartError::Environment { .. }
+            | StartError::EnvironmentTooLarge(_)
+            | StartError::Resolver(_)
+            | StartError::Descriptors { .. } => EXIT_CONFIG,
             StartError::Bind(_) | StartError::LogWriter(_) | StartError::HostAddresses(_) => exit::UNAVAILABLE,
         }
     }
@@ -166,9 +179,9 @@ impl BoundSockets {
 
     fn register(self, pauses: &Arc<AtomicU64>) -> Result<BoundListeners, BindError> {
         let register = |sockets: Vec<(Arc<Endpoint>, BoundSocket)>| {
-            let listeners = sockets.into_iter().map(|(endpoint, socket)| {
-                Ok((endpoint, socket.register()?.count_pauses(Arc::clone(pauses))))
-            });
+            let listeners = sockets
+                .into_iter()
+                .map(|(endpoint, socket)| Ok((endpoint, socket.register()?.count_pauses(Arc::clone(pauses)))));
             listeners.collect::<Result<Vec<_>, BindError>>()
         };
         Ok(BoundListeners { init: register(self.init)?, log: register(self.log)? })
@@ -197,9 +210,13 @@ impl App {
         descriptors: u64,
         monitor: SocketAddr,
     ) -> Result<(Arc<App>, BoundListeners), StartError> {
-        let limits = Limits::default();
+        let limits = config.limits.clone();
         let metrics = Arc::new(Metrics::default());
         let streams = limits.streams_within(config.max_streams, descriptors);
+        if descriptors < LEAST_DESCRIPTORS || (streams < config.max_streams && config.max_streams_is_given) {
+            let wanted = config.max_streams;
+            return Err(StartError::Descriptors { wanted, descriptors, fit: streams });
+        }
         if streams < config.max_streams {
             warn!("max_streams: {} do not fit under {descriptors} descriptors: {streams} it is", config.max_streams);
         }
@@ -212,7 +229,11 @@ impl App {
             .map_err(StartError::LogWriter)?;
         let relay = RelayConfig { idle: config.idle_timeout, linger: config.linger_timeout, ..RelayConfig::default() };
         let app = App {
-            handshake: HandshakeLimits::default(),
+            handshake: HandshakeLimits {
+                settings: limits.handshake,
+                total: limits.handshake,
+                ..HandshakeLimits::default()
+            },
             relay,
             streams: Streams::new(streams),
             sessions: Sessions::new(limits.sessions),

@@ -38,7 +38,10 @@ pub fn egress(config: &Config, target: &str) -> io::Result<Explained> {
             let first = format!("{shown}: resolved as {}; then of its addresses:", name.name());
             let addresses = config.egress.explain(&name);
             let open = true;
-            Explained { open, lines: std::iter::once(first).chain(addresses.into_iter().map(|l| format!("  {l}"))).collect() }
+            Explained {
+                open,
+                lines: std::iter::once(first).chain(addresses.into_iter().map(|l| format!("  {l}"))).collect(),
+            }
         }
         Err(nak) => Explained { open: false, lines: vec![refused(&shown.to_string(), &nak)] },
     })
@@ -80,8 +83,18 @@ mod tests {
             (&["--egress-deny", "8.8.0.0/16"], "8.8.8.8:53", false, "denied by rule 8.8.0.0/16"),
             (&["--strict"], "example.org:443", false, "no rule allows example.org:443"),
             (&["--egress-allow", "*.example.org:443"], "A.Example.Org.:443", true, "resolved as a.example.org"),
-            (&["--egress-allow", "*.example.org:443"], "a.example.org:443", true, "public addresses: allowed by rule *.example.org:443"),
-            (&["--egress-allow", "example.org"], "example.org:443", true, "public and private addresses: allowed by rule example.org"),
+            (
+                &["--egress-allow", "*.example.org:443"],
+                "a.example.org:443",
+                true,
+                "public addresses: allowed by rule *.example.org:443",
+            ),
+            (
+                &["--egress-allow", "example.org"],
+                "example.org:443",
+                true,
+                "public and private addresses: allowed by rule example.org",
+            ),
             (&["--egress-deny", "private"], "example.org:443", true, "private addresses: denied by rule private"),
             (&[], "0x7f.1:80", false, "four decimal numbers"),
             (&[], "nothing", false, "BAD_TARGET"),

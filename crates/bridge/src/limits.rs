@@ -1,14 +1,22 @@
 //! Every bound of the daemon in one place: a name, a unit and a reason each.
 //!
 //! What the wire itself bounds (length of a line, of the settings) is in `enclave_bridge_proto`; what the operator
-//! sets (streams, time limits of streams) is in [`crate::config`]. ARCHITECTURE.md does the memory arithmetic with the
+//! sets besides (streams, time limits of streams) is in [`crate::config`]. ARCHITECTURE.md does the memory arithmetic with the
 //! numbers that stand here.
 
 use std::time::Duration;
 
+use enclave_bridge_policy::{MAX_CLIENTS_DEFAULT, MAX_SERVERS_DEFAULT};
+
 /// The bounds that hold in a running daemon.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Servers (ingress listeners) that one enclave may ask for; `max_servers`.
+    pub servers: usize,
+    /// Clients (egress listeners) that one enclave may ask for; `max_clients`.
+    pub clients: usize,
+    /// A whole handshake until its settings are there; `handshake_timeout`. 10 s is what the original gives an enclave.
+    pub handshake: Duration,
     /// Sessions that may live at once. A parent machine of AWS Nitro holds four enclaves, a large Firecracker host
     /// hundreds of guests but one bridge for each; 64 leaves room and bounds what strangers' CIDs can pin.
     pub sessions: usize,
@@ -61,6 +69,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            servers: MAX_SERVERS_DEFAULT,
+            clients: MAX_CLIENTS_DEFAULT,
+            handshake: Duration::from_secs(10),
             sessions: 64,
             unfinished_per_peer: 4,
             unfinished_total: 64,
@@ -88,6 +99,9 @@ impl Default for Limits {
 
 /// Descriptors that one stream holds: its downstream and its upstream socket.
 const DESCRIPTORS_PER_STREAM: usize = 2;
+
+/// Below this nothing can be served: the listeners, the runtimes and a handful of streams.
+pub const LEAST_DESCRIPTORS: u64 = 64;
 
 impl Limits {
     /// How many streams fit under a descriptor limit, at most `wanted`: the reserve (or half of a very small limit) is

@@ -248,13 +248,7 @@ fn raise_descriptor_limit(warnings: &mut Vec<String>) -> u64 {
 const LEAST_DESCRIPTORS: u64 = 1024;
 
 /// Reads the configuration again and takes over what may change while running.
-fn reload(
-    app: &App,
-    source: &Source,
-    environment: &HostEnvironment,
-    telemetry: &Telemetry,
-    sandbox: &sandbox::Report,
-) {
+fn reload(app: &App, source: &Source, environment: &HostEnvironment, telemetry: &Telemetry, sandbox: &sandbox::Report) {
     let config = match config::reload(source) {
         Ok(config) => config,
         Err(errors) if sandbox.closes_files() && errors.to_string().contains("permission denied") => {

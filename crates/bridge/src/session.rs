@@ -325,8 +325,11 @@ async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer
         };
         let stream = match accepted {
             Ok((stream, Origin::Peer(from))) if from == peer => stream,
-            Ok((_stranger, _)) => {
+            Ok((_stranger, from)) => {
                 count(&app.metrics.peers_refused);
+                if app.refusals_logged.allows() {
+                    warn!("egress listener of {peer}: {from} is not the peer of this session");
+                }
                 continue;
             }
             Err(dead) => return error!("egress listener: {dead}"),

@@ -90,6 +90,12 @@ fn every_key_of_the_file_arrives() {
     assert_eq!(config.linger_timeout, Duration::from_millis(500));
     assert_eq!(config.max_streams, 2000);
     assert_eq!(config.resolv_conf, PathBuf::from("/run/resolv.conf"));
+    assert_eq!(config.sandbox, enclave_bridge::config::SandboxMode::Require);
+    let limits = &config.limits;
+    assert_eq!((limits.servers, limits.clients, limits.unfinished_per_peer), (3, 0, 2));
+    let times = [limits.handshake, limits.enclave_connect, limits.resolve, limits.connect];
+    assert_eq!(times, [20, 1, 3, 4].map(Duration::from_secs));
+    assert_eq!((config.operator_policy().max_servers, config.operator_policy().max_clients), (3, 0));
 }
 
 #[test]

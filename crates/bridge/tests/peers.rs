@@ -48,7 +48,8 @@ impl Daemon {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let monitor = SocketAddr::from(([127, 0, 0, 1], 1));
-                let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], 1024, monitor).unwrap();
+                let (app, listeners) =
+                    App::over(BoundSockets::bind(&config).unwrap(), &config, &[], 1024, monitor).unwrap();
                 tell.send(()).unwrap();
                 app.run(listeners, drain.cancelled(), std::future::pending()).await
             })

@@ -84,7 +84,9 @@ fn r8_what_is_closed_answers_an_error_and_the_process_lives() {
 #[test]
 fn what_the_daemon_needs_works() {
     let folder = folder();
-    for need in ["read the configuration", "socket beside the guest's", "tcp both ways", "threads", "addresses", "panic"] {
+    for need in
+        ["read the configuration", "socket beside the guest's", "tcp both ways", "threads", "addresses", "panic"]
+    {
         let output = tried(need, folder.path());
         assert!(said(&output).contains("SUCCEEDED"), "{need}: {}", said(&output));
     }

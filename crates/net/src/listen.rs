@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Instant, sleep_until};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use crate::bound;
 use crate::address::{Listen, Origin, Peer, hybrid_path};
+use crate::bound;
 use crate::socket_file::{SocketFile, listen_at};
 use crate::stream::Stream;
 

@@ -15,7 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Place, V1, V1_1, granted, line, soon};
-use enclave_bridge_sdk::{Bridge, ClientAddr, Connector, Dialer, EgressPolicy, Error, Listener, NakCode, Rule, Session};
+use enclave_bridge_sdk::{
+    Bridge, ClientAddr, Connector, Dialer, EgressPolicy, Error, Listener, NakCode, Rule, Session,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tower_service::Service as _;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use enclave_bridge_policy::{EgressPolicy, EnvPolicy, Glob, PortRanges, Rule};
 use enclave_bridge_proto::{DEFAULT_INIT_PORT, DEFAULT_LOG_PORT};
 
+use crate::limits::Limits;
+
 use super::duration::parse_duration;
 use super::errors::{ConfigError, Origin};
 use super::layer::Layer;
@@ -46,6 +48,29 @@ const LINGER_BOUNDS: Bounds = Bounds {
     text: "100ms to 1h: less would cut answers on their way, more would let half-closed streams pile up",
 };
 
+/// Under a second an enclave that starts on a busy machine never finishes; over five minutes four silent peers are for ever.
+const HANDSHAKE_BOUNDS: Bounds = Bounds {
+    from: SECOND,
+    to: Duration::from_secs(5 * 60),
+    text: "1s to 5m: less would refuse a slow start, more would keep dead ones",
+};
+/// Under a tenth of a second a paused guest is unreachable; over a minute clients have long left.
+const REACH_BOUNDS: Bounds = Bounds {
+    from: Duration::from_millis(100),
+    to: Duration::from_secs(60),
+    text: "100ms to 1m: less would fail in an ordinary pause, more would keep clients that have left",
+};
+/// The kernel itself gives up a TCP connect after some two minutes.
+const CONNECT_BOUNDS: Bounds = Bounds {
+    from: Duration::from_millis(100),
+    to: Duration::from_secs(5 * 60),
+    text: "100ms to 5m: less would fail across an ocean, more than the kernel waits itself",
+};
+/// Tunnels of one enclave and direction: each is a listener, and a session of all of them has to fit beside the streams.
+const TUNNELS_MAX: usize = 1024;
+/// Unfinished connections of one enclave: all peers together have 64.
+const HANDSHAKES_MAX: usize = 64;
+
 /// The configuration, or `None` after an error.
 pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Option<Config> {
     let mut values = Values { layers, errors };
@@ -69,6 +94,25 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
     let idle_timeout = values.one("idle_timeout", |text| duration(text, &IDLE_BOUNDS)).map(|(time, _)| time);
     let linger_timeout = values.one("linger_timeout", |text| duration(text, &LINGER_BOUNDS)).map(|(time, _)| time);
     let max_streams = values.one("max_streams", max_streams).map(|(streams, _)| streams);
+    let defaults = Limits::default();
+    let max_servers = values.one("max_servers", tunnels).map(|(n, _)| n);
+    let max_clients = values.one("max_clients", tunnels).map(|(n, _)| n);
+    let max_handshakes = values.one("max_handshakes", handshakes).map(|(n, _)| n);
+    let mut time = |name, bounds| values.one(name, |text| duration(text, bounds)).map(|(time, _)| time);
+    let handshake = time("handshake_timeout", &HANDSHAKE_BOUNDS);
+    let enclave_connect = time("enclave_timeout", &REACH_BOUNDS);
+    let resolve = time("resolve_timeout", &REACH_BOUNDS);
+    let connect = time("connect_timeout", &CONNECT_BOUNDS);
+    let limits = Limits {
+        servers: max_servers.unwrap_or(defaults.servers),
+        clients: max_clients.unwrap_or(defaults.clients),
+        unfinished_per_peer: max_handshakes.unwrap_or(defaults.unfinished_per_peer),
+        handshake: handshake.unwrap_or(defaults.handshake),
+        enclave_connect: enclave_connect.unwrap_or(defaults.enclave_connect),
+        resolve: resolve.unwrap_or(defaults.resolve),
+        connect: connect.unwrap_or(defaults.connect),
+        ..defaults
+    };
     let sandbox = values.one("sandbox", sandbox).map(|(mode, _)| mode);
     let resolv_conf = values.one("resolv_conf", path).map(|(path, _)| path);
 
@@ -105,7 +149,9 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
         drain_timeout: drain_timeout.unwrap_or(Duration::from_secs(30)),
         idle_timeout: idle_timeout.unwrap_or(HOUR),
         linger_timeout: linger_timeout.unwrap_or(Duration::from_secs(60)),
+        max_streams_is_given: max_streams.is_some(),
         max_streams: max_streams.unwrap_or(10_000),
+        limits,
         sandbox: sandbox.unwrap_or(SandboxMode::On),
         resolv_conf: resolv_conf.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
     })
@@ -206,6 +252,15 @@ fn max_streams(text: &str) -> Result<usize, String> {
     number(text, 1, MAX_STREAMS_MAX).ok_or_else(|| {
         format!("{text:?} is not from 1 to {MAX_STREAMS_MAX}: a stream takes two descriptors, and a process has at most 1048576")
     })
+}
+
+fn tunnels(text: &str) -> Result<usize, String> {
+    number(text, 0, TUNNELS_MAX).ok_or_else(|| format!("{text:?} is not from 0 to {TUNNELS_MAX}: each is a listener"))
+}
+
+fn handshakes(text: &str) -> Result<usize, String> {
+    number(text, 1, HANDSHAKES_MAX)
+        .ok_or_else(|| format!("{text:?} is not from 1 to {HANDSHAKES_MAX}, which all enclaves together may have"))
 }
 
 /// A number in decimal digits and nothing else, within bounds.

@@ -242,7 +242,70 @@ pub const KEYS: &[Key] = &[
         "N",
         Integer,
         "10000",
-        "streams at the same time, 1 to 500000; a connection beyond them is reset at once"
+        "streams at the same time, 1 to 500000; a connection beyond them is reset at once; one that is given has to fit under the limit of open files"
+    ),
+    key!(
+        max_servers,
+        "max-servers",
+        "MAX_SERVERS",
+        "N",
+        Integer,
+        "64",
+        "servers (ingress ports) that one enclave may ask for, 0 to 1024"
+    ),
+    key!(
+        max_clients,
+        "max-clients",
+        "MAX_CLIENTS",
+        "N",
+        Integer,
+        "64",
+        "clients (egress ports) that one enclave may ask for, 0 to 1024"
+    ),
+    key!(
+        max_handshakes,
+        "max-handshakes",
+        "MAX_HANDSHAKES",
+        "N",
+        Integer,
+        "4",
+        "connections of one enclave to the init port that are neither a session nor beats yet, 1 to 64"
+    ),
+    key!(
+        handshake_timeout,
+        "handshake-timeout",
+        "HANDSHAKE_TIMEOUT",
+        "TIME",
+        Text,
+        "10s",
+        "how long a handshake may take until the settings are there, 1s to 5m"
+    ),
+    key!(
+        enclave_timeout,
+        "enclave-timeout",
+        "ENCLAVE_TIMEOUT",
+        "TIME",
+        Text,
+        "2s",
+        "how long reaching an enclave's port may take, 100ms to 1m"
+    ),
+    key!(
+        resolve_timeout,
+        "resolve-timeout",
+        "RESOLVE_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long resolving the name of an egress target may take, 100ms to 1m"
+    ),
+    key!(
+        connect_timeout,
+        "connect-timeout",
+        "CONNECT_TIMEOUT",
+        "TIME",
+        Text,
+        "10s",
+        "how long connecting to an egress target may take, 100ms to 5m"
     ),
     key!(
         sandbox,

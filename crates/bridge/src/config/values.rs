@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use enclave_bridge_policy::{
-    EgressPolicy, EnvPolicy, MAX_CLIENTS_DEFAULT, MAX_SERVERS_DEFAULT, OperatorPolicy, PortRanges,
-};
+use enclave_bridge_policy::{EgressPolicy, EnvPolicy, OperatorPolicy, PortRanges};
 
 use super::log_level::LogLevel;
+use crate::limits::Limits;
 
 /// Everything that the operator decides, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +47,10 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// Streams at the same time, at least one.
     pub max_streams: usize,
+    /// Whether that number was given: one that was is kept to or the bridge does not start, the default yields.
+    pub max_streams_is_given: bool,
+    /// Every other bound.
+    pub limits: Limits,
     /// How much of the sandbox there has to be.
     pub sandbox: SandboxMode,
     /// The file that names the DNS servers.
@@ -62,8 +65,8 @@ impl Config {
             ingress_address: self.ingress_address,
             own_tcp_ports: vec![self.monitor.port()],
             own_vsock_ports: vec![self.init_port, self.log_port],
-            max_servers: MAX_SERVERS_DEFAULT,
-            max_clients: MAX_CLIENTS_DEFAULT,
+            max_servers: self.limits.servers,
+            max_clients: self.limits.clients,
             allow_cids: self.allow_cids.clone(),
             strict: self.strict,
         }

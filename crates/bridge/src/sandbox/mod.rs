@@ -108,7 +108,9 @@ pub fn enter(mode: SandboxMode, needs: &Needs) -> Result<Report, Missing> {
             nix::sys::prctl::set_no_new_privs()?;
             Ok("no new privileges".to_owned())
         }),
-        (Part::Files, &|| files::close(&files::Files { read: &read, sockets: &sockets }).map(|by| format!("files ({by})"))),
+        (Part::Files, &|| {
+            files::close(&files::Files { read: &read, sockets: &sockets }).map(|by| format!("files ({by})"))
+        }),
         (Part::Capabilities, &|| {
             capabilities::drop_all(needs.low_ports)?;
             Ok(format!("capabilities ({held})"))
