@@ -1,6 +1,13 @@
 //! What nobody gets past: closed addresses in ten thousand spellings, a name server that changes its answers, peers that are
 //! nobody, and where secrets must not turn up. Connections are counted at the receiving end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests"
+)]
 #![allow(clippy::print_stderr, reason = "what is left out is said aloud")]
 
 use enclave_bridge_e2e::bridge::Bridge;
@@ -158,7 +165,7 @@ fn name_server(socket: UdpSocket, questions: Arc<AtomicU64>) {
             ]);
             answer.extend(data);
         }
-        let _ = socket.send_to(&answer, from);
+        let _sent = socket.send_to(&answer, from);
     }
 }
 

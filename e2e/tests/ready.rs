@@ -21,7 +21,11 @@ fn h16_every_port_accepts_at_once_after_the_ack_a_thousand_times() {
         let answer = handshake(&bridge.meeting, &settings.json()).unwrap().1;
         assert_eq!(answer, Answer::Ack, "round {round}");
         for port in &tcp_ports {
-            TcpStream::connect(Bridge::tcp(*port)).unwrap_or_else(|error| panic!("round {round}, TCP {port}: {error}"));
+            match TcpStream::connect(Bridge::tcp(*port)) {
+                // Accepted, and reset before connecting had returned: nobody listens behind these ports.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+                met => drop(met.unwrap_or_else(|error| panic!("round {round}, TCP {port}: {error}"))),
+            }
         }
         for port in [5002, 5003] {
             bridge.meeting.dial_host(port).unwrap_or_else(|error| panic!("round {round}, vsock {port}: {error}"));

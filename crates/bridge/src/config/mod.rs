@@ -35,7 +35,6 @@ pub const DEFAULT_FILE: &str = "/etc/enclave-bridge/config.toml";
 
 /// What the program was started for.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "made once, at start")]
 pub enum Command {
     /// `run`, also without a sub-command.
     Run(Config, Source),

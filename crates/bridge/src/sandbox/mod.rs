@@ -101,7 +101,7 @@ pub fn enter(mode: SandboxMode, needs: &Needs) -> Result<Report, Missing> {
     let mut read = needs.files.clone();
     read.extend(readable(Path::new(HOSTS_FILE)));
     let sockets: Vec<PathBuf> = needs.uds_paths.iter().map(|path| folder_of(path)).collect();
-    let held = needs.low_ports.then_some("ports below 1024").unwrap_or("none");
+    let held = if needs.low_ports { "ports below 1024" } else { "none" };
     // System calls at the end: the others make some that are not in the table.
     let parts: [(Part, &dyn Fn() -> io::Result<String>); 4] = [
         (Part::NoNewPrivileges, &|| {
