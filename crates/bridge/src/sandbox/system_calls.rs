@@ -12,7 +12,7 @@ pub struct SystemCall {
     pub name: &'static str,
     /// Its number here; `None` where this architecture has none.
     pub number: Option<c_long>,
-    /// Which architecture has it: "all", "x86_64" or "aarch64" (and newer ones).
+    /// Which architecture has it: "all", "x86_64" or "aarch64", or with which C library: "gnu", or "musl" (on x86-64).
     pub architecture: &'static str,
     /// What its arguments must be.
     pub guard: Guard,
@@ -63,7 +63,7 @@ impl Guard {
 }
 
 /// One row for each call. `@x86_64` stands before those that newer architectures have left out, `@aarch64` before those that
-/// the C library uses in their place there.
+/// the C library uses in their place there, `@gnu` and `@musl` (on x86-64) before those of one C library.
 macro_rules! calls {
     ($($(@$older:ident)? $number:ident $guard:ident $reason:literal,)*) => {
         &[$(SystemCall {
@@ -86,30 +86,33 @@ macro_rules! architecture {
     };
 }
 
-#[cfg(target_arch = "x86_64")]
 macro_rules! number {
     (x86_64 $number:ident) => {
-        Some(libc::$number)
+        only!("x86_64", "gnu" "musl", $number)
     };
     (aarch64 $number:ident) => {
-        None
+        only!("aarch64", "gnu" "musl", $number)
+    };
+    (gnu $number:ident) => {
+        only!("x86_64" "aarch64", "gnu", $number)
+    };
+    (musl $number:ident) => {
+        only!("x86_64", "musl", $number)
     };
     ($number:ident) => {
         Some(libc::$number)
     };
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-macro_rules! number {
-    (x86_64 $number:ident) => {
-        None
-    };
-    (aarch64 $number:ident) => {
-        Some(libc::$number)
-    };
-    ($number:ident) => {
-        Some(libc::$number)
-    };
+/// The number on one of these architectures with one of these C libraries; elsewhere the call may not even have a number.
+macro_rules! only {
+    ($($architecture:literal)*, $($library:literal)*, $number:ident) => {{
+        #[cfg(all(any($(target_arch = $architecture),*), any($(target_env = $library),*)))]
+        let number = Some(libc::$number);
+        #[cfg(not(all(any($(target_arch = $architecture),*), any($(target_env = $library),*))))]
+        let number = None;
+        number
+    }};
 }
 
 /// Every call that is allowed: at most sixty.
@@ -133,6 +136,7 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_connect Free "dials",
     SYS_shutdown Free "the end of one direction of a stream",
     SYS_getsockname Free "addresses of listeners",
+    SYS_getpeername Free "whether a stream that failed is still connected",
     SYS_getsockopt Free "what became of a dial",
     SYS_setsockopt Free "no delay, linger, keepalive, address reuse",
     // Waiting
@@ -148,7 +152,7 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_fcntl Free "blocking or not, copies of standard output",
     SYS_ioctl Modes "blocking or not",
     SYS_openat Reading "the configuration, the resolver's and the hosts file",
-    @x86_64 SYS_open Reading "the same, by another C library",
+    @musl SYS_open Reading "the same, by another C library",
     SYS_statx Free "the configuration's permissions, who made a socket file",
     SYS_newfstatat Free "the same, on older kernels",
     SYS_fstat Free "the size of a file that is read",
@@ -166,7 +170,7 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_clone Threads "threads of the runtime",
     SYS_clone3 NotThere "its flags cannot be seen by a filter",
     SYS_set_robust_list Free "the start of a thread",
-    SYS_rseq Free "the start of a thread",
+    @gnu SYS_rseq Free "the start of a thread",
     SYS_sched_getaffinity Free "how many threads there are to be",
     SYS_sched_yield Free "locks",
     SYS_prctl Names "names of threads and of memory",
