@@ -37,11 +37,12 @@ async fn the_prefix_comes_first_at_every_read_size() {
 
 #[tokio::test]
 async fn parts_hold_what_was_not_read() {
-    let (_peer, ours) = connected(StreamKind::Tcp).await;
+    // Not TCP: its `Debug` has the numbers of two ports in it.
+    let (_peer, ours) = connected(StreamKind::Unix).await;
     let mut stream = Prefixed::new(b"abcdef".to_vec(), ours);
     stream.read_exact(&mut [0; 2]).await.unwrap();
     let shown = format!("{stream:?}");
-    assert!(shown.contains("prefix_bytes: 4") && !shown.contains("cdef") && !shown.contains("99"), "{shown}");
+    assert!(shown.contains("prefix_bytes: 4") && !shown.contains("cdef") && !shown.contains("99, 100"), "{shown}");
     let (rest, _) = stream.into_parts();
     assert_eq!(rest, b"cdef");
 }
