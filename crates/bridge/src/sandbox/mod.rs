@@ -98,6 +98,11 @@ pub fn enter(mode: SandboxMode, needs: &Needs) -> Result<Report, Missing> {
     if mode == SandboxMode::Off {
         return Ok(report);
     }
+    // A program with glibc linked into it finds no getrandom (this crate, which also the resolver has its numbers from) and reads /dev/urandom, which it opens once and keeps. What fails
+    // here would fail later, and be said then.
+    if let Err(error) = getrandom::fill(&mut [0]) {
+        tracing::warn!(%error, "random numbers");
+    }
     let mut read = needs.files.clone();
     read.extend(readable(Path::new(HOSTS_FILE)));
     let sockets: Vec<PathBuf> = needs.uds_paths.iter().map(|path| folder_of(path)).collect();
