@@ -373,7 +373,7 @@ async fn idle_pairs_are_reset_at_the_limit() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn half_closed_pairs_that_stand_still_are_reset_at_the_linger_limit() {
     for kinds in pairs() {
         let (mut a, near_a) = legs(kinds.0).await;
@@ -382,11 +382,17 @@ async fn half_closed_pairs_that_stand_still_are_reset_at_the_linger_limit() {
         a.shutdown().await.unwrap();
         let (config, meter) = (RelayConfig::default(), Meter::new());
         let start = tokio::time::Instant::now();
-        let outcome = relay(near_a, near_b, &config, &meter, pending()).await;
+        // The clock is the machine's until B has its end and all before it: a clock that jumps does not wait for a kernel that
+        // delivers in a task of its own, as for AF_VSOCK. Then it is virtual.
+        let ended = async {
+            assert_eq!(drain(&mut b).await, Seen::whole(b"last words"));
+            tokio::time::pause();
+        };
+        let (outcome, ()) = tokio::join!(relay(near_a, near_b, &config, &meter, pending()), ended);
         assert_eq!(outcome, Outcome { a_to_b: 10, b_to_a: 0, end: End::Linger });
-        assert!(start.elapsed().abs_diff(config.linger).as_secs_f64() <= 1.0, "{:?}", start.elapsed());
-        // B had its end and all before it; the direction that was cut off is a reset.
-        assert_eq!(drain(&mut b).await, Seen::whole(b"last words"));
+        assert!(start.elapsed().abs_diff(config.linger).as_secs_f64() <= 5.0, "{:?}", start.elapsed());
+        tokio::time::resume();
+        // The direction that was cut off is a reset.
         refusal(&mut b).await;
         assert_torn(&mut a, "a").await;
     }
