@@ -57,7 +57,7 @@ fn within_the_descriptors(connections: usize) -> usize {
 /// Resident memory of the bridge per idle ingress connection.
 fn idle(connections: usize) {
     let connections = within_the_descriptors(connections);
-    let bridge = Bridge::builder().arguments(["--max-streams", "100000"]).start();
+    let bridge = Bridge::builder().arguments(["--max-streams".to_owned(), (connections + 10).to_string()]).start();
     let port = ports::free();
     let held = Arc::new(Mutex::new(Vec::new()));
     let keep = held.clone();
