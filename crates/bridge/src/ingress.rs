@@ -45,10 +45,10 @@ struct Reached {
     permit: Permit,
 }
 
-/// Serves one client until its stream ends. The client's socket resets unless both directions end in order.
+/// Serves one client until its stream ends. The client's socket, armed by its listener, resets unless both directions end
+/// in order.
 pub(crate) fn serve(client: Client) -> impl Future<Output = ()> + Send + 'static {
     count(&client.app.metrics.ingress.started);
-    client.stream.arm_reset();
     // On the heap and gone when it has ended, so that a stream that is being relayed does not carry its memory.
     let reaching = Box::pin(client.reach());
     async move {

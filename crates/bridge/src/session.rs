@@ -102,7 +102,8 @@ pub(crate) async fn establish(
 fn bind_all(app: &App, endpoint: &Endpoint, granted: &Grant) -> Result<Bound, Nak> {
     let mut bound = Bound { servers: Vec::new(), clients: Vec::new() };
     for server in granted.servers() {
-        bound.servers.push((bind(app, &Listen::Tcp(server.listen))?, server.clone()));
+        // A client whose stream does not come to an orderly end is reset, from when it is in the kernel's queue.
+        bound.servers.push((bind(app, &Listen::Tcp(server.listen))?.arm_accepted(), server.clone()));
     }
     for client in granted.clients() {
         bound.clients.push((bind(app, &endpoint.listen(client.vsock_port))?, client.clone()));
@@ -308,10 +309,7 @@ async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, ups
                 let client = ingress::Client { app, session, stream: client, from, to, permit };
                 scope.spawn("ingress stream", ingress::serve(client));
             }
-            None => {
-                count(&app.metrics.ingress.refused);
-                client.arm_reset();
-            }
+            None => count(&app.metrics.ingress.refused),
         }
     }
 }

@@ -2,11 +2,14 @@
 //! connection is the caller's business.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use enclave_bridge_proto::{encode_hybrid_connect, parse_hybrid_ok};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_socket, socket};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -91,11 +94,14 @@ pub async fn dial(route: &Route, port: u32, deadline: impl Into<Instant>) -> Res
 async fn reach(route: &Route, port: u32, stage: &mut DialStage) -> Result<Stream, DialCause> {
     match route {
         Route::Vsock { cid, window } => vsock::connect(*cid, port, *window).await.map_err(DialCause::Io),
-        Route::HybridGuest { uds_path } => Ok(Stream::from_unix(connect(&hybrid_path(uds_path, port)).await?)),
+        Route::HybridGuest { uds_path } => {
+            let socket = connect(&hybrid_path(uds_path, port)).await?;
+            Ok(Stream::from_unix(UnixStream::from_std(socket).map_err(DialCause::Io)?))
+        }
         Route::HybridHost { uds_path } => {
-            let mut stream = connect(uds_path).await?;
+            let socket = connect(uds_path).await?;
             *stage = DialStage::Request;
-            stream.write_all(&encode_hybrid_connect(port)).await.map_err(DialCause::Io)?;
+            let stream = request(socket, &encode_hybrid_connect(port)).await.map_err(DialCause::Io)?;
             *stage = DialStage::Answer;
             let line = read_line(&stream).await.map_err(|no_line| match no_line {
                 NoLine::Ended => DialCause::Io(io::ErrorKind::ConnectionRefused.into()),
@@ -108,12 +114,31 @@ async fn reach(route: &Route, port: u32, stage: &mut DialStage) -> Result<Stream
     }
 }
 
-async fn connect(path: &Path) -> Result<UnixStream, DialCause> {
+/// A Unix socket connects at once or not at all: asking for it outside of the runtime spares a turn of the poller, and the
+/// question how it went.
+async fn connect(path: &Path) -> Result<std::os::unix::net::UnixStream, DialCause> {
+    let address = UnixAddr::new(path).map_err(|errno| DialCause::Io(errno.into()))?;
     loop {
-        match UnixStream::connect(path).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(UNIX_BACKLOG_PAUSE).await,
-            Err(error) => return Err(DialCause::Io(error)),
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None);
+        let socket = socket.map_err(|errno| DialCause::Io(errno.into()))?;
+        match connect_socket(socket.as_raw_fd(), &address) {
+            Ok(()) => return Ok(socket.into()),
+            Err(Errno::EAGAIN) => sleep(UNIX_BACKLOG_PAUSE).await,
+            Err(errno) => return Err(DialCause::Io(errno.into())),
         }
     }
+}
+
+/// Sends the line and hands the socket to the runtime, in this order: a socket that is fresh has room for the line, and what
+/// the runtime waits for next is the answer.
+async fn request(mut socket: std::os::unix::net::UnixStream, line: &[u8]) -> io::Result<UnixStream> {
+    let sent = match socket.write(line) {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    let mut stream = UnixStream::from_std(socket)?;
+    stream.write_all(line.get(sent..).unwrap_or_default()).await?;
+    Ok(stream)
 }

@@ -117,6 +117,13 @@ impl<S: RelayStream> RelayStream for Leg<S> {
         }
     }
 
+    fn ends_by_close(&self) -> bool {
+        match self {
+            Leg::Raw(inner) => inner.ends_by_close(),
+            Leg::Framed(framed) => framed.ends_by_close(),
+        }
+    }
+
     fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Leg::Raw(inner) => inner.poll_torn(cx),

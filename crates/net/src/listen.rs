@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Instant, sleep_until};
 use tokio_vsock::VsockListener;
@@ -135,6 +136,18 @@ impl Listener {
         self
     }
 
+    /// From now on what is accepted is armed as by [`Stream::arm_reset`] from its first moment, also while it still
+    /// waits to be accepted.
+    #[must_use]
+    pub fn arm_accepted(self) -> Listener {
+        if let Accepting::Tcp(socket) = &self.socket
+            && let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO))
+        {
+            tracing::warn!(listen = %self.listen, %error, "tcp listener: set linger");
+        }
+        self
+    }
+
     /// Counts the pauses made for a lack of descriptors or memory.
     pub fn pauses(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.pauses)
@@ -233,9 +246,6 @@ impl Accepting {
         match self {
             Accepting::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "tcp stream: set no delay");
-                }
                 Ok((Stream::from_tcp(stream), Origin::Tcp(address)))
             }
             Accepting::Unix { socket, peer, .. } => {

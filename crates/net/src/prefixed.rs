@@ -119,6 +119,10 @@ impl<S: RelayStream> RelayStream for Prefixed<S> {
         self.inner.write_max_bytes(socket_max)
     }
 
+    fn ends_by_close(&self) -> bool {
+        self.inner.ends_by_close()
+    }
+
     fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.inner.poll_torn(cx)
     }

@@ -41,6 +41,11 @@ pub trait RelayStream: AsyncRead + AsyncWrite + Unpin {
         socket_max
     }
 
+    /// Whether a close, once the peer has ended its direction, shows it the end just as ending the writing direction does.
+    fn ends_by_close(&self) -> bool {
+        false
+    }
+
     /// Behind the end of what is read from it: ready if the peer has torn the stream all the same. For streams that can
     /// show it; sockets tell it by [`take_error`](RelayStream::take_error).
     fn poll_torn(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -260,6 +265,14 @@ impl RelayStream for Stream {
 
     fn disarm_reset(&self) {
         Stream::disarm_reset(self);
+    }
+
+    fn ends_by_close(&self) -> bool {
+        match &self.0 {
+            Socket::Tcp(_) | Socket::Unix(_) => true,
+            // What a device makes of a close that no half-close went before is not known of all of them.
+            Socket::Vsock(_) => false,
+        }
     }
 
     fn splice_end(&self) -> Option<&Stream> {

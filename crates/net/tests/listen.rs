@@ -14,11 +14,12 @@ use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{LONG, Seen, drain};
 use enclave_bridge_net::{Listen, Listener, Origin, Peer, StreamKind, hybrid_path};
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -64,6 +65,17 @@ async fn accepted_tcp_streams_do_not_delay() {
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     assert!(SockRef::from(&stream).tcp_nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn what_an_armed_listener_accepts_is_armed() {
+    let mut listener = Listener::bind(&tcp("127.0.0.1:0")).unwrap().arm_accepted();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    assert_eq!(SockRef::from(&stream).linger().unwrap(), Some(Duration::ZERO));
+    drop(stream);
+    let error = timeout(LONG, client.read_u8()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub(super) struct Way<'p, F, T> {
     /// Bytes written, over all relays of the tunnel.
     pub(super) delivered: &'p AtomicU64,
     pub(super) config: &'p RelayConfig,
+    /// The other direction is done: with the end of this one both streams are closed.
+    pub(super) is_last: bool,
 }
 
 /// Bytes on their way from one stream to the other. Kept small: every idle stream has two of these.
@@ -142,7 +144,7 @@ impl Direction {
                 }
             }
             if self.eof {
-                if poll_end(cx, way.to)?.is_pending() {
+                if !(way.is_last && way.to.ends_by_close()) && poll_end(cx, way.to)?.is_pending() {
                     break;
                 }
                 self.done = true;

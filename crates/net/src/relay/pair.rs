@@ -31,12 +31,14 @@ impl<'a, A: RelayStream, B: RelayStream> Pair<'a, A, B> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<End> {
         let config = self.config;
         let mut scratch = Scratch::take();
-        let way = Way { from: &mut self.a, to: &mut self.b, delivered: &self.meter.a_to_b, config };
+        let is_last = self.b_to_a.is_done();
+        let way = Way { from: &mut self.a, to: &mut self.b, delivered: &self.meter.a_to_b, config, is_last };
         let up = match self.a_to_b.poll(cx, way, &mut scratch) {
             Ok(progress) => progress,
             Err(fault) => return Poll::Ready(fault.end(Side::A, Side::B)),
         };
-        let way = Way { from: &mut self.b, to: &mut self.a, delivered: &self.meter.b_to_a, config };
+        let is_last = self.a_to_b.is_done();
+        let way = Way { from: &mut self.b, to: &mut self.a, delivered: &self.meter.b_to_a, config, is_last };
         let down = match self.b_to_a.poll(cx, way, &mut scratch) {
             Ok(progress) => progress,
             Err(fault) => return Poll::Ready(fault.end(Side::B, Side::A)),
