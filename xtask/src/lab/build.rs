@@ -2,6 +2,7 @@
 
 use crate::run::{self, Line, cargo};
 use crate::static_target;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -59,26 +60,38 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
         net: Vec::new(),
         lab: Vec::new(),
     };
+    let mut copied = HashSet::new();
     for built in executables(&products)?.iter().chain(&executables(&enclaves)?).chain(&executables(&suites)?) {
-        if !built.is_test && !built.is_program {
-            continue;
-        }
         let place = programs.folder.join(&built.name);
-        std::fs::copy(&built.path, &place).map_err(|error| format!("{}: {error}", built.path.display()))?;
-        match built.package.as_str() {
-            "lab" if built.is_test => programs.lab.push(place),
-            "lab" => programs.products.push(place),
-            "e2e" if built.is_test && !NOT_OVER_VSOCK.contains(&built.name.as_str()) => programs.e2e.push(place),
-            "crates/net" if built.is_test && OF_NET.contains(&built.name.as_str()) => programs.net.push(place),
-            "e2e" if built.is_program && built.name == "measure" => programs.measure = Some(place),
-            "e2e" | "crates/net" => {}
-            _ => programs.products.push(place),
-        }
+        let kept = match (built.package.as_str(), built.name.as_str()) {
+            _ if !built.is_test && !built.is_program => continue,
+            ("lab", _) if built.is_test => &mut programs.lab,
+            ("e2e", name) if built.is_test && !NOT_OVER_VSOCK.contains(&name) => &mut programs.e2e,
+            ("crates/net", name) if built.is_test && OF_NET.contains(&name) => &mut programs.net,
+            ("e2e", "measure") if built.is_program => {
+                copy(&built.path, &place, &mut copied)?;
+                programs.measure = Some(place);
+                continue;
+            }
+            // Only what is kept is copied: packages may have suites of the same name.
+            ("e2e" | "crates/net", _) => continue,
+            _ => &mut programs.products,
+        };
+        copy(&built.path, &place, &mut copied)?;
+        kept.push(place);
     }
     programs.e2e.sort();
     programs.net.sort();
     programs.lab.sort();
     Ok(programs)
+}
+
+/// In a guest all programs lie in one folder, so no two may have one name.
+fn copy(from: &Path, place: &Path, copied: &mut HashSet<PathBuf>) -> Result<(), String> {
+    if !copied.insert(place.to_owned()) {
+        return Err(format!("{}: two programs of this name", place.display()));
+    }
+    std::fs::copy(from, place).map(drop).map_err(|error| format!("{}: {error}", from.display()))
 }
 
 struct Built {
