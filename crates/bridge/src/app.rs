@@ -29,7 +29,7 @@ use crate::egress::Resolve;
 pub use crate::egress::ResolverError;
 use crate::exit;
 use crate::limits::{LEAST_DESCRIPTORS, Limits};
-use crate::logs::{self, LogSink, Output, Stdout};
+use crate::logs::{self, LogRate, LogSink, Output, Stdout};
 use crate::metrics::{GaugeSource, Gauges, Metrics, SessionEnd};
 use crate::own::{self, HostAddresses};
 use crate::places::Places;
@@ -342,6 +342,11 @@ impl App {
     pub(crate) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.ended.cancel();
+    }
+
+    /// How much an enclave may log.
+    pub(crate) fn log_rate(&self) -> LogRate {
+        LogRate { rate: self.limits.log_rate, burst: self.limits.log_burst }
     }
 
     /// How long the daemon has run.

@@ -35,6 +35,11 @@ pub struct Limits {
     /// One line of an enclave's log, in bytes; what is longer is cut and marked. 64 KiB holds any sane log line and
     /// keeps 64 hostile connections at 4 MiB.
     pub log_line_bytes: usize,
+    /// What one enclave may log on average, in bytes a second as they are printed: `log_rate`. 10 MiB are some 50,000 lines, more
+    /// than any program is read at, and a disk of a terabyte takes a day to fill.
+    pub log_rate: u32,
+    /// What one enclave may log at once, in bytes: `log_burst`. A second of the rate: a start or a stack of errors.
+    pub log_burst: u32,
     /// Lines that wait for standard output, in bytes. 4 MiB is a burst of some 20,000 lines.
     pub log_queue_bytes: usize,
     /// How long a log connection waits for room before lines are dropped and counted: long enough for a collector
@@ -82,6 +87,8 @@ impl Default for Limits {
             beat_write: Duration::from_secs(5),
             log_connections_per_peer: 16,
             log_line_bytes: 64 * 1024,
+            log_rate: 10 * 1024 * 1024,
+            log_burst: 10 * 1024 * 1024,
             log_queue_bytes: 4 * 1024 * 1024,
             log_stall: Duration::from_secs(1),
             address_line: Duration::from_secs(5),

@@ -55,11 +55,7 @@ pub const NAMES: &[(&str, &str, &str)] = &[
     ("enclave_bridge_accept_pauses_total", "counter", "pauses of a listener for lack of descriptors or memory"),
     ("enclave_bridge_log_lines_received_total", "counter", "lines of enclaves' logs that were received"),
     ("enclave_bridge_log_lines_printed_total", "counter", "lines of enclaves' logs that reached standard output"),
-    (
-        "enclave_bridge_log_lines_dropped_total",
-        "counter",
-        "lines of enclaves' logs that were dropped: standard output stalled or closed",
-    ),
+    ("enclave_bridge_log_lines_dropped_total", "counter", "lines of enclaves' logs that were dropped, by reason"),
     (
         "enclave_bridge_log_lines_cut_total",
         "counter",
@@ -119,6 +115,18 @@ label! {
     Failed = "failed",
 }
 label! {
+    /// Why a line of an enclave's log was dropped.
+    LogDrop, "reason":
+    /// The enclave had used up its rate.
+    Rate = "rate",
+    /// Standard output stood still and the queue before it was full.
+    Stalled = "stalled",
+    /// Writing to standard output failed.
+    Failed = "failed",
+    /// The daemon ended before it could be written.
+    End = "end",
+}
+label! {
     /// How a stream ended.
     StreamResult, "result":
     /// Both directions ended in order.
@@ -167,9 +175,20 @@ impl<L: Label> Default for Counter<L> {
 impl<L: Label> Counter<L> {
     /// Counts one.
     pub fn count(&self, label: L) {
+        self.add(label, 1);
+    }
+
+    /// Counts so many.
+    pub fn add(&self, label: L, count: u64) {
         if let Some(value) = self.values.get(label.index()) {
-            value.fetch_add(1, Ordering::Relaxed);
+            value.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    /// The count over all values of the label.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.values.iter().map(|v| v.load(Ordering::Relaxed)).sum()
     }
 
     /// The count of one label value.
@@ -230,8 +249,8 @@ pub struct LogCounters {
     pub received: AtomicU64,
     /// Lines that reached standard output.
     pub printed: AtomicU64,
-    /// Lines that were dropped.
-    pub dropped: AtomicU64,
+    /// Lines that were dropped, by reason.
+    pub dropped: Counter<LogDrop>,
     /// Lines that were cut.
     pub cut: AtomicU64,
     /// Connections that are open now.
@@ -415,7 +434,7 @@ impl Collector for Exposition {
         w.counter("accept_pauses", &m.accept_pauses)?;
         w.counter("log_lines_received", &m.log.received)?;
         w.counter("log_lines_printed", &m.log.printed)?;
-        w.counter("log_lines_dropped", &m.log.dropped)?;
+        w.labelled("log_lines_dropped", &m.log.dropped)?;
         w.counter("log_lines_cut", &m.log.cut)?;
         w.put("log_connections", MetricType::Gauge, &[(&[], m.log.connections.load(Ordering::Relaxed))])?;
         w.gauge("tasks", g.tasks)?;

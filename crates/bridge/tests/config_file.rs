@@ -95,6 +95,7 @@ fn every_key_of_the_file_arrives() {
     assert_eq!((limits.servers, limits.clients, limits.unfinished_per_peer), (3, 0, 2));
     let times = [limits.handshake, limits.enclave_connect, limits.resolve, limits.connect];
     assert_eq!(times, [20, 1, 3, 4].map(Duration::from_secs));
+    assert_eq!((limits.log_rate, limits.log_burst), (256 * 1024, 1024 * 1024));
     assert_eq!((config.operator_policy().max_servers, config.operator_policy().max_clients), (3, 0));
 }
 

@@ -85,6 +85,12 @@ const WINDOW_BOUNDS: SizeBounds = SizeBounds {
     to: VSOCK_WINDOW_MAX_BYTES,
     text: "1MiB to 8MiB: less is what the kernel gives anyway, more is memory for nothing",
 };
+/// Less than a KiB a second is less than a line; a GiB is more than any disk takes.
+const RATE_BOUNDS: SizeBounds = SizeBounds {
+    from: 1024,
+    to: 1024 * 1024 * 1024,
+    text: "1KiB to 1024MiB: less would not let a line through, more is no limit",
+};
 /// A page at least, for every write is a packet; 64 KiB is the largest packet that there is.
 const WRITE_BOUNDS: SizeBounds = SizeBounds {
     from: 4 * 1024,
@@ -118,6 +124,8 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
     let vsock_window = values.one("vsock_window", |text| size(text, &WINDOW_BOUNDS)).map(|(bytes, _)| bytes);
     let vsock_write_max = values.one("vsock_write_max", |text| size(text, &WRITE_BOUNDS)).map(|(bytes, _)| bytes);
     let splice = values.one("splice", switch).map(|(splice, _)| splice);
+    let log_rate = values.one("log_rate", |text| size(text, &RATE_BOUNDS)).map(|(bytes, _)| bytes);
+    let log_burst = values.one("log_burst", |text| size(text, &RATE_BOUNDS)).map(|(bytes, _)| bytes);
     let defaults = Limits::default();
     let max_servers = values.one("max_servers", tunnels).map(|(n, _)| n);
     let max_clients = values.one("max_clients", tunnels).map(|(n, _)| n);
@@ -135,6 +143,8 @@ pub(super) fn build(layers: [&Layer; 3], errors: &mut Vec<ConfigError>) -> Optio
         enclave_connect: enclave_connect.unwrap_or(defaults.enclave_connect),
         resolve: resolve.unwrap_or(defaults.resolve),
         connect: connect.unwrap_or(defaults.connect),
+        log_rate: log_rate.unwrap_or(defaults.log_rate),
+        log_burst: log_burst.unwrap_or(defaults.log_burst),
         ..defaults
     };
     let sandbox = values.one("sandbox", sandbox).map(|(mode, _)| mode);

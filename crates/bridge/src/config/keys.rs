@@ -200,6 +200,24 @@ pub const KEYS: &[Key] = &[
         "the bridge's own log: off, error, warn, info, debug or trace, and per module as in info,enclave_bridge=debug"
     ),
     key!(
+        log_rate,
+        "log-rate",
+        "LOG_RATE",
+        "SIZE",
+        Text,
+        "10MiB",
+        "what one enclave may log each second on average, 1KiB to 1024MiB; lines beyond it are dropped and counted"
+    ),
+    key!(
+        log_burst,
+        "log-burst",
+        "LOG_BURST",
+        "SIZE",
+        Text,
+        "10MiB",
+        "what one enclave may log at once, 1KiB to 1024MiB"
+    ),
+    key!(
         on_loss,
         "on-loss",
         "ON_LOSS",
