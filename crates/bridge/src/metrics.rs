@@ -52,6 +52,11 @@ pub const NAMES: &[(&str, &str, &str)] = &[
         "counter",
         "bytes relayed, by direction of the stream and flow (in: to the enclave, out: from it)",
     ),
+    (
+        "enclave_bridge_server_names_refused_total",
+        "counter",
+        "egress streams that were reset because they did not begin with a TLS ClientHello for their target's name, by reason",
+    ),
     ("enclave_bridge_accept_pauses_total", "counter", "pauses of a listener for lack of descriptors or memory"),
     ("enclave_bridge_log_lines_received_total", "counter", "lines of enclaves' logs that were received"),
     ("enclave_bridge_log_lines_printed_total", "counter", "lines of enclaves' logs that reached standard output"),
@@ -145,6 +150,26 @@ label! {
     Refused = "refused",
     /// The enclave left before its stream was set up.
     Abandoned = "abandoned",
+    /// It had to begin with a TLS ClientHello for the name that was asked for, and did not (egress).
+    ServerName = "server_name",
+}
+label! {
+    /// Why a stream did not begin as its target's name asks for.
+    ServerNameFault, "reason":
+    /// Not with a TLS ClientHello.
+    NotTls = "not_tls",
+    /// With a ClientHello that contradicts itself.
+    Malformed = "malformed",
+    /// With a ClientHello that does not end within the cap.
+    TooLong = "too_long",
+    /// With a ClientHello without a server name.
+    None = "none",
+    /// With a ClientHello for another server.
+    Other = "other",
+    /// It ended before its ClientHello was whole.
+    Ended = "ended",
+    /// The ClientHello was not whole in time.
+    Late = "late",
 }
 
 impl From<End> for StreamResult {
@@ -236,6 +261,8 @@ pub struct Metrics {
     pub ingress: StreamCounters,
     /// From the enclave to the world.
     pub egress: StreamCounters,
+    /// Egress streams that were reset for their server name, by reason.
+    pub server_names: Counter<ServerNameFault>,
     /// Pauses of listeners.
     pub accept_pauses: Arc<AtomicU64>,
     /// Lines of logs.
@@ -431,6 +458,7 @@ impl Collector for Exposition {
         let rows: Vec<(Labels<'_>, u64)> = flows.iter().map(|(l, v)| (l.as_slice(), *v)).collect();
         w.put("stream_bytes", MetricType::Counter, &rows)?;
 
+        w.labelled("server_names_refused", &m.server_names)?;
         w.counter("accept_pauses", &m.accept_pauses)?;
         w.counter("log_lines_received", &m.log.received)?;
         w.counter("log_lines_printed", &m.log.printed)?;

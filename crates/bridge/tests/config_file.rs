@@ -59,7 +59,7 @@ fn good_samples() {
         assert_eq!(check_report(&file), format!("{}: ok", path.display()));
         seen += 1;
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }
 
 #[test]
@@ -69,25 +69,25 @@ fn every_key_of_the_file_arrives() {
     assert_eq!(config.endpoints, [EndpointConfig::Hybrid { uds_path: PathBuf::from("/run/guest/vsock.sock") }]);
     assert_eq!((config.init_port, config.log_port), (6000, 6001));
     assert_eq!(config.monitor.to_string(), "[::1]:9999");
-    assert_eq!(config.ingress_address.to_string(), "127.0.0.1");
-    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
+    assert_eq!(config.policy.ingress_address.to_string(), "127.0.0.1");
+    assert_eq!(config.policy.ingress_ports.to_string(), "8080,9000-9010");
     let rules = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     assert_eq!(
-        config.egress,
+        config.policy.egress,
         enclave_bridge_policy::EgressPolicy::new(
             rules(&["api.example.org:443", "*.s3.example.org:443", "10.20.0.0/16:5432"]),
             rules(&["10.20.0.1", "[2001:db8::/32]:443"]),
         )
     );
-    assert!(config.env.allows("APP_X") && config.env.allows("TZ"));
-    assert!(!config.env.allows("APP_SECRET") && !config.env.allows("HOME"));
+    assert!(config.policy.env.allows("APP_X") && config.policy.env.allows("TZ"));
+    assert!(!config.policy.env.allows("APP_SECRET") && !config.policy.env.allows("HOME"));
     assert_eq!(config.allow_cids, Some(vec![16, 17]));
     assert!(config.strict);
     assert_eq!((config.log_format, config.on_loss), (LogFormat::Json, OnLoss::Exit));
     assert_eq!(config.log_level.as_str(), "warn,enclave_bridge::egress=debug");
     assert_eq!(config.drain_timeout, Duration::from_secs(90));
-    assert_eq!(config.idle_timeout, Duration::from_secs(7200));
-    assert_eq!(config.linger_timeout, Duration::from_millis(500));
+    assert_eq!(config.policy.idle_timeout, Duration::from_secs(7200));
+    assert_eq!(config.policy.linger_timeout, Duration::from_millis(500));
     assert_eq!(config.max_streams, 2000);
     assert_eq!(config.resolv_conf, PathBuf::from("/run/resolv.conf"));
     assert_eq!(config.sandbox, enclave_bridge::config::SandboxMode::Require);
@@ -102,12 +102,12 @@ fn every_key_of_the_file_arrives() {
 #[test]
 fn lists_in_the_file_replace_the_defaults() {
     let (config, _) = run(&["--config", samples("good/empty_lists.toml").to_str().unwrap()], &[]);
-    assert_eq!(config.egress, enclave_bridge_policy::EgressPolicy::default());
-    assert!(!config.env.allows("HOME"));
+    assert_eq!(config.policy.egress, enclave_bridge_policy::EgressPolicy::default());
+    assert!(!config.policy.env.allows("HOME"));
     assert_eq!(config.allow_cids, Some(vec![]));
-    assert_eq!(config.ingress_ports, PortRanges::none());
+    assert_eq!(config.policy.ingress_ports, PortRanges::none());
     let (config, _) = run(&["--config", samples("good/ports_as_list.toml").to_str().unwrap()], &[]);
-    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
+    assert_eq!(config.policy.ingress_ports.to_string(), "8080,9000-9010");
 }
 
 #[test]

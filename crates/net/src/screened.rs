@@ -175,6 +175,10 @@ impl<S: RelayStream> RelayStream for Screened<S> {
         self.inner.poll_torn(cx)
     }
 
+    fn ends_by_close(&self) -> bool {
+        self.inner.ends_by_close()
+    }
+
     fn splice_end(&self) -> Option<&Stream> {
         if self.screen.is_some() { None } else { self.inner.splice_end() }
     }

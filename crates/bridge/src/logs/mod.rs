@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use enclave_bridge_net::{Listener, Origin, Peer, Stream};
-use enclave_bridge_policy::permit_peer;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
@@ -28,6 +27,7 @@ use crate::app::{App, Endpoint};
 use crate::config::LogFormat;
 use crate::metrics::{LogCounters, LogDrop, count};
 use crate::places::Place;
+use crate::tenant::Tenant;
 
 /// How much of a log is read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -128,10 +128,10 @@ pub(crate) async fn accept(app: Arc<App>, endpoint: Arc<Endpoint>, mut listener:
                 return app.fail();
             }
         };
-        let refused = permit_peer(&app.live().operator, endpoint.identity(&peer)).err();
-        let place = match refused {
-            None => app.log_places.take(&peer),
-            Some(refusal) => {
+        let live = app.live();
+        let (tenant, place) = match live.tenants.permit(&peer, endpoint.identity(&peer)) {
+            Ok(tenant) => (tenant, app.log_places.take(&peer)),
+            Err(refusal) => {
                 count(&app.metrics.peers_refused);
                 if app.refusals_logged.allows() {
                     warn!("log port: {refusal}");
@@ -141,19 +141,19 @@ pub(crate) async fn accept(app: Arc<App>, endpoint: Arc<Endpoint>, mut listener:
         };
         let Some(place) = place else {
             if app.refusals_logged.allows() {
-                warn!("log port: {peer}: too many log connections");
+                warn!("log port: {}: too many log connections", tenant.call(&peer));
             }
             continue;
         };
-        app.scope.spawn("log connection", serve(Arc::clone(&app), stream, peer, place));
+        app.scope.spawn("log connection", serve(Arc::clone(&app), stream, peer, Arc::clone(tenant), place));
     }
 }
 
-async fn serve(app: Arc<App>, mut stream: Stream, peer: Peer, place: Place) {
+async fn serve(app: Arc<App>, mut stream: Stream, peer: Peer, tenant: Arc<Tenant>, place: Place) {
     app.metrics.log.connections.fetch_add(1, Ordering::Relaxed);
-    let enclave = peer.to_string();
+    let enclave = tenant.tag(&peer);
     let sink = &app.log_sink;
-    let source = sink.sources.of(&peer, app.log_rate(), Instant::now().into_std());
+    let source = sink.sources.of(&peer, tenant.log, Instant::now().into_std());
     let mut splitter = LineSplitter::new(sink.line_bytes);
     let mut buffer = vec![0; READ_BYTES];
     loop {
