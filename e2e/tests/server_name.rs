@@ -143,8 +143,10 @@ fn e12_everything_else_is_reset_before_the_server_sees_a_byte() {
     let nameless = hello("127.0.0.1");
     let long = [vec![22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc], vec![0; 20_000]].concat();
     let mut malformed = hello("localhost");
-    // The message says that it is shorter than its record.
-    malformed[7] -= 1;
+    // A byte behind the message in its record.
+    let record = u16::from_be_bytes([malformed[3], malformed[4]]) + 1;
+    malformed[3..5].copy_from_slice(&record.to_be_bytes());
+    malformed.push(0);
     for (first, reason) in [
         (&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], "not_tls"),
         (&hello("canary.example"), "other"),

@@ -102,7 +102,8 @@ impl EgressPolicy {
     }
 
     /// The same, where streams to the names of these rules must begin with a TLS ClientHello for the name that was asked for.
-    /// Rules that are no rules by name cover nothing here.
+    /// Rules that are no rules by name cover nothing here. The policy only says so: whoever relays the stream sees to it, which the
+    /// bridge does.
     #[must_use]
     pub fn with_server_names(self, server_names: Vec<Rule>) -> Self {
         Self { server_names, ..self }
