@@ -9,8 +9,9 @@ use enclave_bridge_e2e::tunnels::{self, Heard};
 use enclave_bridge_e2e::v1::{Enclave, LOG_PORT, Settings};
 use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::Endpoint;
+use std::fmt::Write as _;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CALM: Duration = Duration::from_secs(30);
 
@@ -200,4 +201,52 @@ fn r9_no_secret_in_any_output() {
     let _refused = enclave.dial(5002, "169.254.169.254:80");
     let all = format!("{}{}{}", bridge.stdout.text(), bridge.stderr.text(), bridge.metrics());
     assert!(!all.contains("yranac"), "{}", all.lines().find(|line| line.contains("yranac")).unwrap_or_default());
+}
+
+#[test]
+fn l8_lines_beyond_the_rate_are_dropped_whole_and_counted() {
+    const LINES: u32 = 20_000;
+    let bridge = Bridge::builder().arguments(["--log-rate", "64KiB", "--log-burst", "128KiB"]).start();
+    let started = Instant::now();
+    let mut text = String::new();
+    for number in 0..LINES {
+        writeln!(text, "<{number:06}{}>", "f".repeat(91)).unwrap();
+    }
+    // Two connections have one rate between them.
+    let halves = text.split_at(text.len() / 2);
+    std::thread::scope(|scope| {
+        for half in [halves.0, halves.1] {
+            let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
+            scope.spawn(move || log.write_all(half.as_bytes()).unwrap());
+        }
+    });
+    let count = |name: &str| bridge.metric(&format!("enclave_bridge_log_lines_{name}_total")).unwrap();
+    wait::until("every line received", CALM, || count("received") >= f64::from(LINES));
+    wait::until("printed and dropped are what was sent", CALM, || {
+        count("printed") + count("dropped") == f64::from(LINES)
+    });
+    let by_rate = bridge
+        .metrics()
+        .lines()
+        .find_map(|line| line.strip_prefix("enclave_bridge_log_lines_dropped_total{reason=\"rate\"} ")?.parse().ok());
+    assert_eq!(by_rate, Some(count("dropped")), "nothing else drops here");
+
+    let printed = bridge.stdout.text();
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines.len() as f64, count("printed"));
+    assert!(lines.iter().all(|line| line.len() == 99 && line.starts_with('<') && line.ends_with('>')), "whole lines");
+    let most = 128.0 * 1024.0 + started.elapsed().as_secs_f64() * 64.0 * 1024.0;
+    assert!(lines.len() >= 128 * 1024 / 100, "the burst of {} lines", lines.len());
+    assert!(printed.len() as f64 <= most, "{} bytes in {:?}", printed.len(), started.elapsed());
+
+    // The bridge's own log tells of it: at once, at most once a second, and in the end of all of them.
+    let told = || -> Vec<u64> {
+        let text = bridge.stderr.text();
+        let counts = text
+            .lines()
+            .filter_map(|line| line.split_once("lines dropped: ")?.1.split(',').next()?.parse::<u64>().ok());
+        counts.collect()
+    };
+    wait::until("the count in the bridge's own log", CALM, || told().iter().sum::<u64>() as f64 == count("dropped"));
+    assert!(told().len() as u64 <= started.elapsed().as_secs() + 1, "{:?}", told());
 }

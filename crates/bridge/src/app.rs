@@ -16,8 +16,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use enclave_bridge_net::{BindError, BoundSocket, Listen, Listener, Peer, Pipes, RelayConfig, Route, Scope};
-use enclave_bridge_policy::{EgressPolicy, OperatorPolicy, OwnAddresses, PeerIdentity};
-use enclave_bridge_proto::{Announcement, Environment, EnvironmentTooLarge, Feature, HandshakeLimits};
+use enclave_bridge_policy::{OwnAddresses, PeerIdentity};
+use enclave_bridge_proto::{Announcement, EnvironmentTooLarge, Feature, HandshakeLimits};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ use crate::places::Places;
 use crate::quiet::OncePerSecond;
 use crate::sessions::Sessions;
 use crate::streams::{Direction, Streams};
+use crate::tenant::Tenants;
 
 /// What the bridge announces beside the bare version 1.1.
 const FEATURES: &[Feature] = &[Feature::ProxyV2, Feature::Bind, Feature::Framed];
@@ -44,6 +45,7 @@ const FEATURES: &[Feature] = &[Feature::ProxyV2, Feature::Bind, Feature::Framed]
 pub struct App {
     pub(crate) limits: Limits,
     pub(crate) handshake: HandshakeLimits,
+    /// The relay's limits for an enclave without a table; see [`Tenant::relay`](crate::tenant::Tenant::relay).
     pub(crate) relay: RelayConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) streams: Streams,
@@ -60,6 +62,8 @@ pub struct App {
     live: RwLock<Arc<Live>>,
     host: HostAddresses,
     monitor: SocketAddr,
+    /// The socket paths of the endpoints.
+    paths: Vec<PathBuf>,
     started: Instant,
     on_loss: OnLoss,
     drain: Duration,
@@ -70,12 +74,9 @@ pub struct App {
 
 /// What a reload may replace; whoever began with one version finishes with it.
 pub(crate) struct Live {
-    pub(crate) operator: OperatorPolicy,
-    pub(crate) egress: EgressPolicy,
+    pub(crate) tenants: Tenants,
     pub(crate) resolve: Resolve,
     pub(crate) offered: Announcement,
-    /// The environment as it goes over the wire.
-    pub(crate) environment_line: Vec<u8>,
 }
 
 /// One transport to one enclave or, over AF_VSOCK, to all enclaves of the host.
@@ -228,15 +229,19 @@ impl App {
         let output = Output::start(stdout, limits.log_queue_bytes, limits.log_stall, Arc::clone(&metrics.log))
             .map_err(StartError::LogWriter)?;
         let relay = RelayConfig {
-            idle: config.idle_timeout,
-            linger: config.linger_timeout,
+            idle: config.policy.idle_timeout,
+            linger: config.policy.linger_timeout,
             vsock_write_max_bytes: config.vsock_write_max,
             pipes: config.splice.then(|| Pipes::new(limits.pipes)),
         };
         let app = App {
             handshake: HandshakeLimits {
+                ack: limits.handshake_step,
+                environment_write: limits.handshake_step,
                 settings: limits.handshake,
+                settings_bytes: limits.settings_bytes,
                 total: limits.handshake,
+                answer_write: limits.handshake_step,
                 ..HandshakeLimits::default()
             },
             relay,
@@ -251,6 +256,7 @@ impl App {
             live: RwLock::new(Arc::new(live)),
             host,
             monitor,
+            paths: config.endpoints.iter().filter_map(|endpoint| endpoint.uds_path().map(PathBuf::from)).collect(),
             started: Instant::now(),
             on_loss: config.on_loss,
             drain: config.drain_timeout,
@@ -306,12 +312,16 @@ impl App {
         }
     }
 
-    /// Takes over what a reload may change: egress rules, the environment's patterns, the resolver.
+    /// Takes over what a reload may change: what enclaves may have, with the tables, and the resolver. Sessions that live keep the
+    /// ports, limits and time limits that they began with; egress is judged by the new rules.
     ///
     /// # Errors
     /// What is wrong with the new configuration; the old one stays in force.
     pub fn reload(&self, config: &Config, environment: &HostEnvironment) -> Result<(), StartError> {
         let live = Live::new(config, environment, self.monitor, Some(&self.live()))?;
+        for path in live.tenants.paths().filter(|path| !self.paths.iter().any(|bound| bound == path)) {
+            warn!("reload: {}: an enclave at a new uds_path is served after a restart", path.display());
+        }
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         Ok(())
     }
@@ -375,21 +385,10 @@ impl Live {
         monitor: SocketAddr,
         before: Option<&Live>,
     ) -> Result<Self, StartError> {
-        let mut environment = Environment::new();
-        for (name, value) in host {
-            // A name that is not UTF-8 is not one that a pattern could have meant.
-            let Some(name) = name.to_str().filter(|name| config.env.allows(name)) else { continue };
-            let Some(value) = value.to_str() else {
-                return Err(StartError::Environment { name: name.to_owned(), reason: "the value is not UTF-8" });
-            };
-            environment.insert(name, value);
-        }
         let offered = Announcement::v1_1(FEATURES);
         Ok(Self {
-            environment_line: environment.encode_line(&offered)?,
+            tenants: Tenants::new(config, host, &[monitor.port()], &offered)?,
             offered,
-            operator: OperatorPolicy { own_tcp_ports: vec![monitor.port()], ..config.operator_policy() },
-            egress: config.egress.clone(),
             resolve: Resolve::from_file(&config.resolv_conf, before.map(|live| &live.resolve))?,
         })
     }

@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use enclave_bridge_net::{Listener, Origin, Peer, Stream};
-use enclave_bridge_policy::permit_peer;
 use enclave_bridge_proto::host::{End, Event, Handshake};
 use enclave_bridge_proto::{AMBIGUITY_PAUSE, EnclaveId, First, FirstBytes, HandshakeError, Phase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,7 +39,7 @@ pub(crate) async fn accept(app: Arc<App>, endpoint: Arc<Endpoint>, mut listener:
                 return app.fail();
             }
         };
-        if let Err(refusal) = permit_peer(&app.live().operator, endpoint.identity(&peer)) {
+        if let Err(refusal) = app.live().tenants.permit(&peer, endpoint.identity(&peer)) {
             count(&app.metrics.peers_refused);
             if app.refusals_logged.allows() {
                 warn!("init port: {refusal}");
@@ -140,7 +139,9 @@ async fn shake_hands(
     accepted: Instant,
 ) -> Finished {
     let live = app.live();
-    let mut handshake = Handshake::new(live.environment_line.clone(), live.offered.clone(), app.handshake, now())
+    let tenant = live.tenants.of(peer);
+    let called = tenant.call(peer);
+    let mut handshake = Handshake::new(tenant.environment.to_bytes(), live.offered.clone(), app.handshake, now())
         .accepted_at(accepted.into_std());
     handshake.handle_bytes(now(), rest);
     let mut session: Option<Arc<Session>> = None;
@@ -173,11 +174,11 @@ async fn shake_hands(
         (End::Refused(nak), _) => {
             app.metrics.handshakes.count(HandshakeResult::Refused);
             app.metrics.refused(nak.code());
-            warn!("handshake of {peer}: refused: {nak}");
+            warn!("handshake of {called}: refused: {nak}");
         }
         (End::Failed(failure), granted) => {
             app.metrics.handshakes.count(HandshakeResult::Failed);
-            warn!("handshake of {peer}: {failure}");
+            warn!("handshake of {called}: {failure}");
             if let Some(session) = granted {
                 session.end(app, SessionEnd::Undelivered).await;
             }

@@ -18,17 +18,20 @@ pub struct Explained {
     lines: Vec<String>,
 }
 
-/// Explains the decision about `target`, written as an enclave writes it (`host:port`).
+/// Explains the decision about `target`, written as an enclave writes it (`host:port`): for the enclave whose table has that
+/// name, or for one without a table.
 ///
 /// # Errors
 /// If the host's own addresses cannot be read.
-pub fn egress(config: &Config, target: &str) -> io::Result<Explained> {
+pub fn egress(config: &Config, enclave: Option<&str>, target: &str) -> io::Result<Explained> {
+    let named = config.enclaves.iter().find(|one| Some(one.name.as_str()) == enclave);
+    let policy = named.map_or(&config.policy, |enclave| &enclave.policy);
     let own = OwnAddresses {
         addresses: HostAddresses::default().get()?,
         listeners: own::listeners(config.monitor, std::iter::empty()),
     };
     let shown = target.escape_debug();
-    let judged = Target::parse(target.as_bytes()).and_then(|target| Ok(config.egress.judge(&target, &own)?));
+    let judged = Target::parse(target.as_bytes()).and_then(|target| Ok(policy.egress.judge(&target, &own)?));
     Ok(match judged {
         Ok(Judged::Address(address)) => {
             let line = format!("{shown}: allowed by rule {}, dialled as {}", address.rule(), address.socket_addr());
@@ -36,7 +39,7 @@ pub fn egress(config: &Config, target: &str) -> io::Result<Explained> {
         }
         Ok(Judged::Resolve(name)) => {
             let first = format!("{shown}: resolved as {}; then of its addresses:", name.name());
-            let addresses = config.egress.explain(&name);
+            let addresses = policy.egress.explain(&name);
             let open = true;
             Explained {
                 open,
@@ -69,7 +72,7 @@ mod tests {
         let arguments = ["enclave-bridge", "--monitor", "127.0.0.1:8888"].iter().chain(flags).map(OsString::from);
         let config = from_process_with(arguments.collect(), Vec::new(), Path::new("/nonexistent/config.toml"));
         let Ok(Command::Run(config, _)) = config else { panic!("{config:?}") };
-        egress(&config, target).unwrap()
+        egress(&config, None, target).unwrap()
     }
 
     #[test]
@@ -97,6 +100,12 @@ mod tests {
             ),
             (&["--egress-deny", "private"], "example.org:443", true, "private addresses: denied by rule private"),
             (&[], "0x7f.1:80", false, "four decimal numbers"),
+            (
+                &["--egress-server-name", "**:443"],
+                "Example.org:443",
+                true,
+                "must begin with a TLS ClientHello for example.org: rule **:443",
+            ),
             (&[], "nothing", false, "BAD_TARGET"),
         ] {
             let explained = explained(flags, target);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use enclave_bridge_net::{Leg, Route, Scope, Stream, dial, relay};
+use enclave_bridge_net::{Leg, Route, Stream, dial, relay};
 use enclave_bridge_proto::encode_proxy_v2;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::app::App;
 use crate::metrics::{StreamResult, count};
+use crate::serving::Serving;
 use crate::streams::Permit;
 
 /// Where an ingress stream goes.
@@ -28,8 +29,7 @@ pub(crate) struct Upstream {
 
 /// A client on its way to the enclave.
 pub(crate) struct Client {
-    pub(crate) app: Arc<App>,
-    pub(crate) session: Scope,
+    pub(crate) serving: Arc<Serving>,
     pub(crate) stream: Stream,
     pub(crate) from: Option<SocketAddr>,
     pub(crate) to: Arc<Upstream>,
@@ -38,8 +38,7 @@ pub(crate) struct Client {
 
 /// A client and the enclave's answer to it: all that a stream needs while it is relayed.
 struct Reached {
-    app: Arc<App>,
-    session: Scope,
+    serving: Arc<Serving>,
     client: Stream,
     enclave: Leg<Stream>,
     permit: Permit,
@@ -48,13 +47,14 @@ struct Reached {
 /// Serves one client until its stream ends. The client's socket, armed by its listener, resets unless both directions end
 /// in order.
 pub(crate) fn serve(client: Client) -> impl Future<Output = ()> + Send + 'static {
-    count(&client.app.metrics.ingress.started);
+    count(&client.serving.app.metrics.ingress.started);
     // On the heap and gone when it has ended, so that a stream that is being relayed does not carry its memory.
     let reaching = Box::pin(client.reach());
     async move {
-        let Some(Reached { app, session, client, enclave, permit }) = reaching.await else { return };
-        let outcome = relay(client, enclave, &app.relay, &app.metrics.ingress.meter, session.cancelled()).await;
-        app.metrics.ingress.ended.count(StreamResult::from(outcome.end));
+        let Some(Reached { serving, client, enclave, permit }) = reaching.await else { return };
+        let meter = &serving.app.metrics.ingress.meter;
+        let outcome = relay(client, enclave, &serving.relay, meter, serving.scope.cancelled()).await;
+        serving.app.metrics.ingress.ended.count(StreamResult::from(outcome.end));
         drop(permit);
     }
 }
@@ -62,22 +62,23 @@ pub(crate) fn serve(client: Client) -> impl Future<Output = ()> + Send + 'static
 impl Client {
     /// Dials the enclave; `None` where that came to nothing, which is counted.
     async fn reach(self) -> Option<Reached> {
-        let Client { app, session, stream: client, from, to, permit } = self;
+        let Client { serving, stream: client, from, to, permit } = self;
+        let app = &serving.app;
         let counters = &app.metrics.ingress;
         let reached = tokio::select! {
-            reached = reach(&app, &client, from, &to) => reached,
-            () = session.cancelled() => {
+            reached = reach(app, &client, from, &to) => reached,
+            () = serving.scope.cancelled() => {
                 counters.ended.count(StreamResult::Cut);
                 return None;
             }
         };
         match reached {
-            Ok(enclave) => Some(Reached { app, session, client, enclave, permit }),
+            Ok(enclave) => Some(Reached { serving, client, enclave, permit }),
             Err(error) => {
                 if app.refusals_logged.allows() {
-                    warn!("ingress to enclave port {}: {error}", to.port);
+                    warn!(enclave = serving.called, "ingress to enclave port {}: {error}", to.port);
                 } else {
-                    debug!("ingress to enclave port {}: {error}", to.port);
+                    debug!(enclave = serving.called, "ingress to enclave port {}: {error}", to.port);
                 }
                 counters.ended.count(StreamResult::Unreachable);
                 None

@@ -25,5 +25,7 @@ mod ingress;
 mod logs;
 mod own;
 mod places;
+mod serving;
 mod session;
 mod sessions;
+mod tenant;

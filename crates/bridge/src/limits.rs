@@ -1,13 +1,14 @@
 //! Every bound of the daemon in one place: a name, a unit and a reason each.
 //!
-//! What the wire itself bounds (length of a line, of the settings) is in `enclave_bridge_proto`; what the operator
-//! sets besides (streams, time limits of streams) is in [`crate::config`]. ARCHITECTURE.md does the memory arithmetic with the
-//! numbers that stand here.
+//! Each has a key of the configuration, which its documentation names. What the wire itself bounds (the address line: 300 bytes) is
+//! in `enclave_bridge_proto`; streams and their time limits are in [`crate::config`]. ARCHITECTURE.md does the memory arithmetic
+//! with the numbers that stand here.
 
 use std::time::Duration;
 
 use enclave_bridge_net::PIPES_MAX;
 use enclave_bridge_policy::{MAX_CLIENTS_DEFAULT, MAX_SERVERS_DEFAULT};
+use enclave_bridge_proto::SETTINGS_MAX_BYTES;
 
 /// The bounds that hold in a running daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,54 +19,71 @@ pub struct Limits {
     pub clients: usize,
     /// A whole handshake until its settings are there; `handshake_timeout`. 10 s is what the original gives an enclave.
     pub handshake: Duration,
-    /// Sessions that may live at once. A parent machine of AWS Nitro holds four enclaves, a large Firecracker host
+    /// One step of a handshake (the first bytes, writing the environment, writing the answer); `handshake_step_timeout`. An enclave
+    /// sends its ACK in the moment it connects, and what is written fits the buffers of most sockets.
+    pub handshake_step: Duration,
+    /// The settings line, in bytes; `settings_max`. The wire's own cap: 128 tunnels take some 16 KiB.
+    pub settings_bytes: usize,
+    /// Sessions that may live at once; `max_sessions`. A parent machine of AWS Nitro holds four enclaves, a large Firecracker host
     /// hundreds of guests but one bridge for each; 64 leaves room and bounds what strangers' CIDs can pin.
     pub sessions: usize,
     /// Connections on the init port that one peer may have before they are known as a handshake or a beat, and
-    /// handshakes in progress. A real enclave needs one; four forgive a restart in the middle of a handshake.
+    /// handshakes in progress; `max_handshakes`. A real enclave needs one; four forgive a restart in the middle of a handshake.
     pub unfinished_per_peer: usize,
-    /// The same over all peers: bounds the memory of unfinished handshakes (each holds at most the settings line).
+    /// The same over all peers; `max_handshakes_total`. It bounds the memory of unfinished handshakes (each holds at most the settings line).
     pub unfinished_total: usize,
-    /// Beat connections of one session. One is in use; the second is its successor while the first is found dead.
+    /// Beat connections of one session; `max_beat_connections`. One is in use, another is its successor while the first is found
+    /// dead; four forgive an enclave that dials twice more in between. The oldest makes room.
     pub beat_connections: usize,
-    /// Time that a peer has to take one beat. A peer that does not read 17 bytes for so long has stopped.
+    /// Time that a peer has to take one beat; `beat_timeout`. A peer that does not read 17 bytes for so long has stopped.
     pub beat_write: Duration,
-    /// Log connections of one peer. An enclave needs one per logging process.
+    /// Log connections of one peer; `max_log_connections`. An enclave needs one per logging process.
     pub log_connections_per_peer: usize,
-    /// One line of an enclave's log, in bytes; what is longer is cut and marked. 64 KiB holds any sane log line and
+    /// One line of an enclave's log, in bytes; `log_line_max`. What is longer is cut and marked. 64 KiB holds any sane log line and
     /// keeps 64 hostile connections at 4 MiB.
     pub log_line_bytes: usize,
-    /// Lines that wait for standard output, in bytes. 4 MiB is a burst of some 20,000 lines.
+    /// What one enclave may log on average, in bytes a second as they are printed: `log_rate`. 10 MiB are some 50,000 lines, more
+    /// than any program is read at, and a disk of a terabyte takes a day to fill.
+    pub log_rate: u32,
+    /// What one enclave may log at once, in bytes: `log_burst`. A second of the rate: a start or a stack of errors.
+    pub log_burst: u32,
+    /// Lines that wait for standard output, in bytes; `log_queue`. 4 MiB is a burst of some 20,000 lines.
     pub log_queue_bytes: usize,
-    /// How long a log connection waits for room before lines are dropped and counted: long enough for a collector
+    /// How long a log connection waits for room before lines are dropped and counted; `log_stall_timeout`. Long enough for a collector
     /// that is busy, short enough that an enclave which logs synchronously does not stand still behind a dead one.
     pub log_stall: Duration,
-    /// Time to receive the address line after connecting. One segment; five seconds forgive a paused enclave.
+    /// Time to receive the address line after connecting; `address_timeout`. One segment; five seconds forgive a paused enclave.
     pub address_line: Duration,
-    /// Time to resolve a name: two tries of a resolver's usual two seconds, and some.
+    /// Time for the ClientHello of a stream whose server name is checked, from the ACK on; `server_name_timeout`. A client sends it
+    /// at once; five seconds forgive a paused enclave.
+    pub server_name: Duration,
+    /// Time to resolve a name; `resolve_timeout`. Two tries of a resolver's usual two seconds, and some.
     pub resolve: Duration,
-    /// Addresses of one name that are tried: more make a failing dial slow and serve nobody.
+    /// Addresses of one name that are tried; `max_addresses`. More make a failing dial slow and serve nobody.
     pub addresses_tried: usize,
-    /// Time to connect to a target, over all its addresses. The original's, and what FAULTS of the field call usual.
+    /// Time to connect to a target, over all its addresses; `connect_timeout`. The original's, and what FAULTS of the field call usual.
     pub connect: Duration,
-    /// Head start of the preferred address family (RFC 8305 recommends 250 ms).
+    /// Head start of the preferred address family; `connect_race` (RFC 8305 recommends 250 ms).
     pub connect_race: Duration,
-    /// Time to reach the enclave's port for a client that waits: the kernel's own vsock connect limit is 2 s.
+    /// Time to reach the enclave's port for a client that waits; `enclave_timeout`. The kernel's own vsock connect limit is 2 s.
     pub enclave_connect: Duration,
-    /// Time to write an answer of a few bytes (ACK, NAK, PROXY header) to an enclave.
+    /// Time to write an answer of a few bytes (ACK, NAK, PROXY header) to an enclave; `answer_timeout`. They fit its buffer, unless
+    /// it has stopped.
     pub answer_write: Duration,
-    /// Connections to the monitoring port at once: probes and scrapers, not the public.
+    /// Connections to the monitoring port at once; `max_monitor_connections`. Probes and scrapers, not the public.
     pub monitor_connections: usize,
-    /// Time for the head of a monitoring request.
+    /// Time for the head of a monitoring request; `monitor_timeout`. It is one segment.
     pub monitor_header: Duration,
-    /// Descriptors kept away from streams: listeners, control and log connections, resolver sockets, monitoring.
+    /// Descriptors kept away from streams; `reserved_descriptors`. Listeners, control and log connections, resolver sockets,
+    /// monitoring: what one enclave uses, several times over.
     pub descriptors_reserved: usize,
-    /// Pipes that bulk goes through, over all streams; beyond them it is copied. See [`PIPES_MAX`].
+    /// Pipes that bulk goes through, over all streams; `max_pipes`. Beyond them it is copied. See [`PIPES_MAX`].
     pub pipes: usize,
-    /// Time for a replaced or lost session's tasks to end before its successor binds. They only close sockets, which takes
+    /// Time for a replaced or lost session's tasks to end before its successor binds; `session_end_timeout`. They only close sockets, which takes
     /// a millisecond; a machine that is short of processor time is given more rather than a refusal.
     pub session_end: Duration,
-    /// Time for the streams that are cut at the end of a drain to reset their sockets.
+    /// Time for the streams that are cut at the end of a drain to reset their sockets; `cut_timeout`. Closing takes microseconds
+    /// each; whoever ends a service waits for it.
     pub cut: Duration,
 }
 
@@ -75,16 +93,21 @@ impl Default for Limits {
             servers: MAX_SERVERS_DEFAULT,
             clients: MAX_CLIENTS_DEFAULT,
             handshake: Duration::from_secs(10),
+            handshake_step: Duration::from_secs(5),
+            settings_bytes: SETTINGS_MAX_BYTES,
             sessions: 64,
             unfinished_per_peer: 4,
             unfinished_total: 64,
-            beat_connections: 2,
+            beat_connections: 4,
             beat_write: Duration::from_secs(5),
             log_connections_per_peer: 16,
             log_line_bytes: 64 * 1024,
+            log_rate: 10 * 1024 * 1024,
+            log_burst: 10 * 1024 * 1024,
             log_queue_bytes: 4 * 1024 * 1024,
             log_stall: Duration::from_secs(1),
             address_line: Duration::from_secs(5),
+            server_name: Duration::from_secs(5),
             resolve: Duration::from_secs(5),
             addresses_tried: 16,
             connect: Duration::from_secs(10),

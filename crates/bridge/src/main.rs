@@ -26,20 +26,20 @@ fn main() -> ExitCode {
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     match config::from_process(arguments, environment.clone()) {
         Ok(Command::Run(config, source)) => run(&config, &source, &environment),
-        Ok(Command::Check { file, config, explain }) => check(&file, &config, &explain),
+        Ok(Command::Check { file, config, explain, enclave }) => check(&file, &config, &explain, enclave.as_deref()),
         Ok(Command::Help(text) | Command::Version(text)) => say(io::stdout(), text.trim_end(), 0),
         Err(errors) => say(io::stderr(), errors.to_string().trim_end(), errors.exit_code()),
     }
 }
 
 /// The file is in order; what it says about each target that was asked about.
-fn check(file: &Path, config: &Config, targets: &[String]) -> ExitCode {
+fn check(file: &Path, config: &Config, targets: &[String], enclave: Option<&str>) -> ExitCode {
     if targets.is_empty() {
         return say(io::stdout(), &config::check_report(file), 0);
     }
     let mut code = 0;
     for target in targets {
-        let explained = match explain::egress(config, target) {
+        let explained = match explain::egress(config, enclave, target) {
             Ok(explained) => explained,
             Err(error) => return say(io::stderr(), &format!("addresses of this host: {error}"), exit::UNAVAILABLE),
         };
@@ -124,7 +124,8 @@ fn begin(config: &Config, source: &Source, environment: &HostEnvironment) -> Res
     let threads = std::thread::available_parallelism().ok().filter(|_| !chosen).map(NonZero::get);
     let monitoring = monitor::bind(config.monitor)?;
     let sockets = BoundSockets::bind(config)?;
-    let low_ports = (1..FIRST_FREE_PORT).any(|port| config.ingress_ports.contains(port));
+    let low_ports =
+        config.policies().any(|policy| (1..FIRST_FREE_PORT).any(|port| policy.ingress_ports.contains(port)));
     let mut needs = sandbox::Needs { low_ports, ..sandbox::Needs::default() };
     needs.read(source.file());
     needs.read(&config.resolv_conf);
@@ -258,7 +259,9 @@ fn reload(app: &App, source: &Source, environment: &HostEnvironment, telemetry: 
         return error!("reload: {error}");
     }
     match telemetry.set_level(config.log_level.as_str()) {
-        Ok(()) => info!("reloaded: log level, egress rules, environment patterns, allowed CIDs and ports, resolver"),
+        Ok(()) => info!(
+            "reloaded: log level, egress rules, environment patterns, allowed CIDs and ports, enclaves' tables, resolver"
+        ),
         Err(error) => error!("reload: {error}"),
     }
 }

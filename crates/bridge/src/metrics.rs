@@ -52,14 +52,15 @@ pub const NAMES: &[(&str, &str, &str)] = &[
         "counter",
         "bytes relayed, by direction of the stream and flow (in: to the enclave, out: from it)",
     ),
+    (
+        "enclave_bridge_server_names_refused_total",
+        "counter",
+        "egress streams that were reset because they did not begin with a TLS ClientHello for their target's name, by reason",
+    ),
     ("enclave_bridge_accept_pauses_total", "counter", "pauses of a listener for lack of descriptors or memory"),
     ("enclave_bridge_log_lines_received_total", "counter", "lines of enclaves' logs that were received"),
     ("enclave_bridge_log_lines_printed_total", "counter", "lines of enclaves' logs that reached standard output"),
-    (
-        "enclave_bridge_log_lines_dropped_total",
-        "counter",
-        "lines of enclaves' logs that were dropped: standard output stalled or closed",
-    ),
+    ("enclave_bridge_log_lines_dropped_total", "counter", "lines of enclaves' logs that were dropped, by reason"),
     (
         "enclave_bridge_log_lines_cut_total",
         "counter",
@@ -119,6 +120,18 @@ label! {
     Failed = "failed",
 }
 label! {
+    /// Why a line of an enclave's log was dropped.
+    LogDrop, "reason":
+    /// The enclave had used up its rate.
+    Rate = "rate",
+    /// Standard output stood still and the queue before it was full.
+    Stalled = "stalled",
+    /// Writing to standard output failed.
+    Failed = "failed",
+    /// The daemon ended before it could be written.
+    End = "end",
+}
+label! {
     /// How a stream ended.
     StreamResult, "result":
     /// Both directions ended in order.
@@ -137,6 +150,26 @@ label! {
     Refused = "refused",
     /// The enclave left before its stream was set up.
     Abandoned = "abandoned",
+    /// It had to begin with a TLS ClientHello for the name that was asked for, and did not (egress).
+    ServerName = "server_name",
+}
+label! {
+    /// Why a stream did not begin as its target's name asks for.
+    ServerNameFault, "reason":
+    /// Not with a TLS ClientHello.
+    NotTls = "not_tls",
+    /// With a ClientHello that contradicts itself.
+    Malformed = "malformed",
+    /// With a ClientHello that does not end within the cap.
+    TooLong = "too_long",
+    /// With a ClientHello without a server name.
+    None = "none",
+    /// With a ClientHello for another server.
+    Other = "other",
+    /// It ended before its ClientHello was whole.
+    Ended = "ended",
+    /// The ClientHello was not whole in time.
+    Late = "late",
 }
 
 impl From<End> for StreamResult {
@@ -167,9 +200,20 @@ impl<L: Label> Default for Counter<L> {
 impl<L: Label> Counter<L> {
     /// Counts one.
     pub fn count(&self, label: L) {
+        self.add(label, 1);
+    }
+
+    /// Counts so many.
+    pub fn add(&self, label: L, count: u64) {
         if let Some(value) = self.values.get(label.index()) {
-            value.fetch_add(1, Ordering::Relaxed);
+            value.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    /// The count over all values of the label.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.values.iter().map(|v| v.load(Ordering::Relaxed)).sum()
     }
 
     /// The count of one label value.
@@ -217,6 +261,8 @@ pub struct Metrics {
     pub ingress: StreamCounters,
     /// From the enclave to the world.
     pub egress: StreamCounters,
+    /// Egress streams that were reset for their server name, by reason.
+    pub server_names: Counter<ServerNameFault>,
     /// Pauses of listeners.
     pub accept_pauses: Arc<AtomicU64>,
     /// Lines of logs.
@@ -230,8 +276,8 @@ pub struct LogCounters {
     pub received: AtomicU64,
     /// Lines that reached standard output.
     pub printed: AtomicU64,
-    /// Lines that were dropped.
-    pub dropped: AtomicU64,
+    /// Lines that were dropped, by reason.
+    pub dropped: Counter<LogDrop>,
     /// Lines that were cut.
     pub cut: AtomicU64,
     /// Connections that are open now.
@@ -412,10 +458,11 @@ impl Collector for Exposition {
         let rows: Vec<(Labels<'_>, u64)> = flows.iter().map(|(l, v)| (l.as_slice(), *v)).collect();
         w.put("stream_bytes", MetricType::Counter, &rows)?;
 
+        w.labelled("server_names_refused", &m.server_names)?;
         w.counter("accept_pauses", &m.accept_pauses)?;
         w.counter("log_lines_received", &m.log.received)?;
         w.counter("log_lines_printed", &m.log.printed)?;
-        w.counter("log_lines_dropped", &m.log.dropped)?;
+        w.labelled("log_lines_dropped", &m.log.dropped)?;
         w.counter("log_lines_cut", &m.log.cut)?;
         w.put("log_connections", MetricType::Gauge, &[(&[], m.log.connections.load(Ordering::Relaxed))])?;
         w.gauge("tasks", g.tasks)?;

@@ -69,6 +69,8 @@ struct StreamStatus {
 #[derive(Serialize)]
 struct SessionStatus {
     peer: String,
+    /// The name of the operator's table for it.
+    enclave: Option<String>,
     app: String,
     age_seconds: u64,
     beat_age_seconds: f64,
@@ -224,6 +226,7 @@ impl SessionStatus {
         let servers = grant.servers().iter();
         Self {
             peer: session.peer().to_string(),
+            enclave: session.enclave().map(str::to_owned),
             app: grant.app_name().to_owned(),
             age_seconds: session.age().as_secs(),
             beat_age_seconds: session.beat_age().as_secs_f64(),

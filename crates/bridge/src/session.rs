@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::app::{App, Endpoint};
 use crate::ingress::{self, Upstream};
 use crate::metrics::{SessionEnd, count};
+use crate::serving::Serving;
 use crate::streams::Direction;
 use crate::{egress, metrics};
 
@@ -37,6 +38,10 @@ const BEAT_READ_BYTES: usize = 17 * 16;
 #[derive(Debug)]
 pub(crate) struct Session {
     peer: Peer,
+    /// The name of the operator's table for the peer.
+    enclave: Option<String>,
+    /// The peer as log lines name it.
+    called: String,
     grant: Grant,
     scope: Scope,
     started: Instant,
@@ -63,10 +68,12 @@ pub(crate) async fn establish(
     peer: &Peer,
     request: &ParsedSettings,
 ) -> Result<Arc<Session>, Nak> {
+    let tenant = Arc::clone(app.live().tenants.of(peer));
+    let called = tenant.call(peer);
     for key in &request.unknown_keys {
-        warn!("settings of {peer}: unknown key {key}");
+        warn!("settings of {called}: unknown key {key}");
     }
-    let granted = grant(&request.settings, endpoint.identity(peer), &app.live().operator)?;
+    let granted = grant(&request.settings, endpoint.identity(peer), &tenant.operator)?;
     let busy = || Nak::new(NakCode::Busy, format!("{} sessions live, the most that are allowed", app.limits.sessions));
     let slot = app.sessions.slot(peer).ok_or_else(busy)?;
     let turn = slot.turn().await;
@@ -77,6 +84,8 @@ pub(crate) async fn establish(
     let now = Instant::now();
     let session = Arc::new(Session {
         peer: peer.clone(),
+        enclave: tenant.name.clone(),
+        called,
         scope: app.scope.child("session"),
         grant: granted,
         started: now,
@@ -85,14 +94,15 @@ pub(crate) async fn establish(
         next_connection: AtomicU64::new(0),
         ending: AtomicBool::new(false),
     });
-    session.serve(app, endpoint, bound);
+    session.serve(endpoint, bound, &Serving::new(app, &session.scope, peer, &tenant));
     slot.put(Arc::clone(&session));
     drop(turn);
     count(&app.metrics.sessions_started);
     info!(
         servers = session.grant.servers().len(),
         clients = session.grant.clients().len(),
-        "session of {peer} ({}): granted",
+        "session of {} ({}): granted",
+        session.called,
         session.grant.app_name().escape_debug()
     );
     app.scope.spawn("session watch", watch(Arc::clone(app), Arc::clone(&session)));
@@ -132,6 +142,11 @@ impl Session {
         &self.peer
     }
 
+    /// The name of the operator's table for the peer, if there is one.
+    pub(crate) fn enclave(&self) -> Option<&str> {
+        self.enclave.as_deref()
+    }
+
     pub(crate) fn id(&self) -> EnclaveId {
         self.grant.id()
     }
@@ -164,17 +179,17 @@ impl Session {
         let first = !self.ending.swap(true, Ordering::AcqRel);
         self.scope.cancel();
         if timeout(app.limits.session_end, self.scope.join()).await.is_err() {
-            error!("session of {}: {} tasks did not end in time", self.peer, self.scope.tasks());
+            error!("session of {}: {} tasks did not end in time", self.called, self.scope.tasks());
         }
         app.sessions.forget(self);
         if !first {
             return;
         }
         app.metrics.sessions_ended.count(reason);
-        info!("session of {}: ended: {}", self.peer, metrics::Label::text(reason));
+        info!("session of {}: ended: {}", self.called, metrics::Label::text(reason));
     }
 
-    fn serve(self: &Arc<Self>, app: &Arc<App>, endpoint: &Endpoint, bound: Bound) {
+    fn serve(&self, endpoint: &Endpoint, bound: Bound, serving: &Arc<Serving>) {
         for (listener, server) in bound.servers {
             let upstream = Upstream {
                 route: endpoint.route(&self.peer),
@@ -182,13 +197,10 @@ impl Session {
                 proxy_v2: server.proxy_v2,
                 framed: server.framed,
             };
-            let accept = accept_ingress(Arc::clone(app), self.scope.clone(), listener, Arc::new(upstream));
-            self.scope.spawn("ingress listener", accept);
+            self.scope.spawn("ingress listener", accept_ingress(Arc::clone(serving), listener, Arc::new(upstream)));
         }
         for (listener, client) in bound.clients {
-            let peer = self.peer.clone();
-            let accept = accept_egress(Arc::clone(app), self.scope.clone(), listener, peer, Arc::new(client));
-            self.scope.spawn("egress listener", accept);
+            self.scope.spawn("egress listener", accept_egress(Arc::clone(serving), listener, Arc::new(client)));
         }
     }
 
@@ -199,7 +211,7 @@ impl Session {
         self.scope.spawn("beats", async move {
             tokio::select! {
                 () = session.beat(&app, stream, &first) => {}
-                () = replaced.cancelled() => debug!("session of {}: beat connection replaced by a newer one", session.peer),
+                () = replaced.cancelled() => debug!("session of {}: beat connection replaced by a newer one", session.called),
                 () = session.scope.cancelled() => {}
             }
             session.lock_beat_connections().retain(|(other, _)| *other != number);
@@ -231,11 +243,11 @@ impl Session {
         loop {
             tokio::select! {
                 read = stream.read(&mut buffer) => match read {
-                    Ok(0) | Err(_) => return debug!("session of {}: beat connection closed by the enclave", self.peer),
+                    Ok(0) | Err(_) => return debug!("session of {}: beat connection closed by the enclave", self.called),
                     Ok(n) => if !self.received(app, &mut reader, buffer.get(..n).unwrap_or_default()) { return },
                 },
                 _ = ticks.tick() => if !matches!(timeout(app.limits.beat_write, stream.write_all(&ours)).await, Ok(Ok(()))) {
-                    return debug!("session of {}: beat connection: the enclave does not read", self.peer);
+                    return debug!("session of {}: beat connection: the enclave does not read", self.called);
                 },
             }
         }
@@ -252,7 +264,7 @@ impl Session {
             }
             Err(wrong) => {
                 count(&app.metrics.beats_bad);
-                warn!("session of {}: beat connection closed: {wrong}", self.peer);
+                warn!("session of {}: beat connection closed: {wrong}", self.called);
                 false
             }
         }
@@ -284,14 +296,15 @@ async fn watch(app: Arc<App>, session: Arc<Session>) {
         if *session.lock_beat() + limit > deadline {
             continue;
         }
-        warn!("session of {}: lost: no beat for {:?}", session.peer, session.beat_age());
+        warn!("session of {}: lost: no beat for {:?}", session.called, session.beat_age());
         session.end(&app, SessionEnd::Lost).await;
         app.enclave_lost();
         return;
     }
 }
 
-async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, upstream: Arc<Upstream>) {
+async fn accept_ingress(serving: Arc<Serving>, mut listener: Listener, upstream: Arc<Upstream>) {
+    let (app, scope) = (&serving.app, &serving.scope);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -301,12 +314,12 @@ async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, ups
         let (client, from) = match accepted {
             Ok((client, Origin::Tcp(from))) => (client, Some(from)),
             Ok((client, Origin::Peer(_))) => (client, None),
-            Err(dead) => return error!("ingress listener: {dead}"),
+            Err(dead) => return error!("ingress listener of {}: {dead}", serving.called),
         };
-        match app.streams.admit(Direction::Ingress) {
+        match serving.streams.admit(Direction::Ingress) {
             Some(permit) => {
-                let (app, session, to) = (Arc::clone(&app), scope.clone(), Arc::clone(&upstream));
-                let client = ingress::Client { app, session, stream: client, from, to, permit };
+                let (serving, to) = (Arc::clone(&serving), Arc::clone(&upstream));
+                let client = ingress::Client { serving, stream: client, from, to, permit };
                 scope.spawn("ingress stream", ingress::serve(client));
             }
             None => count(&app.metrics.ingress.refused),
@@ -314,7 +327,8 @@ async fn accept_ingress(app: Arc<App>, scope: Scope, mut listener: Listener, ups
     }
 }
 
-async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer: Peer, granted: Arc<ClientGrant>) {
+async fn accept_egress(serving: Arc<Serving>, mut listener: Listener, granted: Arc<ClientGrant>) {
+    let (app, scope) = (&serving.app, &serving.scope);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -322,24 +336,24 @@ async fn accept_egress(app: Arc<App>, scope: Scope, mut listener: Listener, peer
             () = app.draining.cancelled() => return,
         };
         let stream = match accepted {
-            Ok((stream, Origin::Peer(from))) if from == peer => stream,
+            Ok((stream, Origin::Peer(from))) if from == serving.peer => stream,
             Ok((_stranger, from)) => {
                 count(&app.metrics.peers_refused);
                 if app.refusals_logged.allows() {
-                    warn!("egress listener of {peer}: {from} is not the peer of this session");
+                    warn!("egress listener of {}: {from} is not the peer of this session", serving.called);
                 }
                 continue;
             }
-            Err(dead) => return error!("egress listener: {dead}"),
+            Err(dead) => return error!("egress listener of {}: {dead}", serving.called),
         };
-        match app.streams.admit(Direction::Egress) {
+        match serving.streams.admit(Direction::Egress) {
             Some(permit) => {
-                let serve = egress::serve(Arc::clone(&app), scope.clone(), stream, Arc::clone(&granted), permit);
+                let serve = egress::serve(Arc::clone(&serving), stream, Arc::clone(&granted), permit);
                 scope.spawn("egress stream", serve);
             }
             None => {
                 count(&app.metrics.egress.refused);
-                egress::turn_away(&app, stream).await;
+                egress::turn_away(&serving, stream).await;
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 #[cfg(test)]
 pub(crate) const SERVE_MAX_BYTES: usize = 384 + if cfg!(debug_assertions) { 16 } else { 0 };
 
-/// Counts the streams that are open in the whole daemon.
+/// Counts streams that are open: in the whole daemon or, by a [`share`](Streams::share), those of one enclave.
 #[derive(Clone, Debug)]
 pub struct Streams {
     ingress: Arc<Lane>,
@@ -30,6 +30,8 @@ struct All {
 struct Lane {
     all: Arc<All>,
     active: AtomicUsize,
+    /// The lane of the whole, where this is of a share.
+    above: Option<Arc<Lane>>,
 }
 
 /// Which way a stream was opened, as seen from the enclave.
@@ -50,20 +52,25 @@ impl Streams {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         let all = Arc::new(All { limit, active: AtomicUsize::new(0), ended: Notify::new() });
-        let lane = || Arc::new(Lane { all: Arc::clone(&all), active: AtomicUsize::new(0) });
+        let lane = || Arc::new(Lane { all: Arc::clone(&all), active: AtomicUsize::new(0), above: None });
         Self { ingress: lane(), egress: lane(), all }
+    }
+
+    /// A part of these streams with a limit of its own: what is admitted to it counts in both.
+    #[must_use]
+    pub fn share(&self, limit: usize) -> Self {
+        let all = Arc::new(All { limit, active: AtomicUsize::new(0), ended: Notify::new() });
+        let lane = |above: &Arc<Lane>| {
+            Arc::new(Lane { all: Arc::clone(&all), active: AtomicUsize::new(0), above: Some(Arc::clone(above)) })
+        };
+        Self { ingress: lane(&self.ingress), egress: lane(&self.egress), all }
     }
 
     /// A permit, unless as many as the limit are held: the newest is turned away, those that exist are untouched.
     #[must_use]
     pub fn admit(&self, direction: Direction) -> Option<Permit> {
-        let all = &self.all;
-        all.active
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < all.limit).then_some(n.saturating_add(1)))
-            .ok()?;
         let lane = self.lane(direction);
-        lane.active.fetch_add(1, Ordering::AcqRel);
-        Some(Permit(Arc::clone(lane)))
+        lane.enter().then(|| Permit(Arc::clone(lane)))
     }
 
     /// Streams that are open now.
@@ -106,13 +113,42 @@ impl Streams {
     }
 }
 
+impl Lane {
+    /// One stream more, here and above, unless one of the limits is reached.
+    fn enter(&self) -> bool {
+        let limit = self.all.limit;
+        let more = |n: usize| (n < limit).then_some(n.saturating_add(1));
+        if self.all.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
+            return false;
+        }
+        if self.above.as_ref().is_some_and(|above| !above.enter()) {
+            self.all.leave();
+            return false;
+        }
+        self.active.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
+    fn leave(&self) {
+        self.active.fetch_sub(1, Ordering::AcqRel);
+        self.all.leave();
+        if let Some(above) = &self.above {
+            above.leave();
+        }
+    }
+}
+
+impl All {
+    fn leave(&self) {
+        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.ended.notify_waiters();
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Lane { all, active } = &*self.0;
-        active.fetch_sub(1, Ordering::AcqRel);
-        if all.active.fetch_sub(1, Ordering::AcqRel) == 1 {
-            all.ended.notify_waiters();
-        }
+        self.0.leave();
     }
 }
 
@@ -135,5 +171,22 @@ mod tests {
         drop((second, third));
         idle.await;
         assert_eq!(streams.active(), 0);
+    }
+
+    #[test]
+    fn a_share_is_bounded_by_itself_and_by_the_whole() {
+        let streams = Streams::new(3);
+        let (one, other) = (streams.share(2), streams.share(9));
+        let held = [one.admit(Direction::Ingress).unwrap(), one.admit(Direction::Egress).unwrap()];
+        assert!(one.admit(Direction::Egress).is_none(), "its own limit");
+        let third = other.admit(Direction::Ingress).unwrap();
+        assert!(other.admit(Direction::Ingress).is_none(), "the limit of all");
+        assert_eq!((one.active(), other.active(), streams.active()), (2, 1, 3));
+        assert_eq!((streams.active_in(Direction::Ingress), streams.active_in(Direction::Egress)), (2, 1));
+        drop(held);
+        assert_eq!((one.active(), streams.active(), streams.active_in(Direction::Egress)), (0, 1, 0));
+        assert!(one.admit(Direction::Egress).is_some());
+        drop(third);
+        assert_eq!((other.active(), streams.active()), (0, 0));
     }
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config_common::{errors, file, parse, parse_with, run};
-use enclave_bridge::config::{Command, EndpointConfig, FILE_MAX_BYTES, LogFormat, OnLoss, check_report};
+use enclave_bridge::config::{Command, EndpointConfig, FILE_MAX_BYTES, KEYS, LogFormat, OnLoss, check_report};
+use enclave_bridge::limits::Limits;
 use enclave_bridge_policy::PortRanges;
 
 fn samples(which: &str) -> PathBuf {
@@ -59,7 +60,7 @@ fn good_samples() {
         assert_eq!(check_report(&file), format!("{}: ok", path.display()));
         seen += 1;
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }
 
 #[test]
@@ -69,25 +70,26 @@ fn every_key_of_the_file_arrives() {
     assert_eq!(config.endpoints, [EndpointConfig::Hybrid { uds_path: PathBuf::from("/run/guest/vsock.sock") }]);
     assert_eq!((config.init_port, config.log_port), (6000, 6001));
     assert_eq!(config.monitor.to_string(), "[::1]:9999");
-    assert_eq!(config.ingress_address.to_string(), "127.0.0.1");
-    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
+    assert_eq!(config.policy.ingress_address.to_string(), "127.0.0.1");
+    assert_eq!(config.policy.ingress_ports.to_string(), "8080,9000-9010");
     let rules = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     assert_eq!(
-        config.egress,
+        config.policy.egress,
         enclave_bridge_policy::EgressPolicy::new(
             rules(&["api.example.org:443", "*.s3.example.org:443", "10.20.0.0/16:5432"]),
             rules(&["10.20.0.1", "[2001:db8::/32]:443"]),
         )
+        .with_server_names(rules(&["**:443"]))
     );
-    assert!(config.env.allows("APP_X") && config.env.allows("TZ"));
-    assert!(!config.env.allows("APP_SECRET") && !config.env.allows("HOME"));
+    assert!(config.policy.env.allows("APP_X") && config.policy.env.allows("TZ"));
+    assert!(!config.policy.env.allows("APP_SECRET") && !config.policy.env.allows("HOME"));
     assert_eq!(config.allow_cids, Some(vec![16, 17]));
     assert!(config.strict);
     assert_eq!((config.log_format, config.on_loss), (LogFormat::Json, OnLoss::Exit));
     assert_eq!(config.log_level.as_str(), "warn,enclave_bridge::egress=debug");
     assert_eq!(config.drain_timeout, Duration::from_secs(90));
-    assert_eq!(config.idle_timeout, Duration::from_secs(7200));
-    assert_eq!(config.linger_timeout, Duration::from_millis(500));
+    assert_eq!(config.policy.idle_timeout, Duration::from_secs(7200));
+    assert_eq!(config.policy.linger_timeout, Duration::from_millis(500));
     assert_eq!(config.max_streams, 2000);
     assert_eq!(config.resolv_conf, PathBuf::from("/run/resolv.conf"));
     assert_eq!(config.sandbox, enclave_bridge::config::SandboxMode::Require);
@@ -95,18 +97,97 @@ fn every_key_of_the_file_arrives() {
     assert_eq!((limits.servers, limits.clients, limits.unfinished_per_peer), (3, 0, 2));
     let times = [limits.handshake, limits.enclave_connect, limits.resolve, limits.connect];
     assert_eq!(times, [20, 1, 3, 4].map(Duration::from_secs));
+    assert_eq!((limits.log_rate, limits.log_burst), (256 * 1024, 1024 * 1024));
     assert_eq!((config.operator_policy().max_servers, config.operator_policy().max_clients), (3, 0));
+}
+
+#[test]
+fn every_limit_has_a_key() {
+    let full = samples("good/full.toml");
+    let text = std::fs::read_to_string(&full).unwrap();
+    for key in KEYS.iter().filter(|key| key.in_file) {
+        assert!(text.contains(&format!("\n{} = ", key.name)), "{} is not in full.toml", key.name);
+    }
+    let (config, _) = run(&["--config", full.to_str().unwrap()], &[]);
+    assert_eq!(config.policy.intervals, Duration::from_secs(2)..=Duration::from_secs(1800));
+    // Taken apart, so that a new limit without a key does not compile or does not pass.
+    let Limits {
+        servers,
+        clients,
+        handshake,
+        handshake_step,
+        settings_bytes,
+        sessions,
+        unfinished_per_peer,
+        unfinished_total,
+        beat_connections,
+        beat_write,
+        log_connections_per_peer,
+        log_line_bytes,
+        log_rate,
+        log_burst,
+        log_queue_bytes,
+        log_stall,
+        address_line,
+        server_name,
+        resolve,
+        addresses_tried,
+        connect,
+        connect_race,
+        enclave_connect,
+        answer_write,
+        monitor_connections,
+        monitor_header,
+        descriptors_reserved,
+        pipes,
+        session_end,
+        cut,
+    } = config.limits;
+    assert_eq!((servers, clients, sessions, unfinished_per_peer, unfinished_total), (3, 0, 16, 2, 32));
+    assert_eq!((beat_connections, log_connections_per_peer, addresses_tried, monitor_connections), (3, 5, 6, 7));
+    assert_eq!((pipes, descriptors_reserved), (8, 90));
+    assert_eq!((settings_bytes, log_line_bytes, log_queue_bytes), (64 << 10, 32 << 10, 1 << 20));
+    assert_eq!((log_rate, log_burst), (256 << 10, 1 << 20));
+    let times =
+        [handshake, handshake_step, beat_write, answer_write, address_line, server_name, monitor_header, session_end];
+    assert_eq!(times, [20, 6, 7, 8, 9, 11, 12, 13].map(Duration::from_secs));
+    assert_eq!([enclave_connect, resolve, connect], [1, 3, 4].map(Duration::from_secs));
+    assert_eq!([connect_race, cut, log_stall], [300, 400, 0].map(Duration::from_millis));
+}
+
+#[test]
+fn limits_outside_their_bounds_say_why() {
+    for (flag, value, message) in [
+        ("--max-sessions", "0", "\"0\" is not from 1 to 4096: each may hold as many listeners as it has tunnels"),
+        ("--max-beat-connections", "65", "\"65\" is not from 1 to 64: one is in use"),
+        (
+            "--settings-max",
+            "1MiB",
+            "\"1MiB\" is outside 1KiB to 256KiB: less holds no settings, more is more than the wire allows",
+        ),
+        ("--log-rate", "512", "\"512\" has no unit: write it as 32KiB or 4MiB"),
+        ("--log-line-max", "2MiB", "\"2MiB\" is outside 1KiB to 1MiB: less cuts ordinary lines, more is no line"),
+        ("--interval-min", "500ms", "\"500ms\" is outside 1s to 1h: what the wire allows"),
+        ("--connect-race", "3s", "\"3s\" is outside 10ms to 2s: what RFC 8305 allows"),
+        (
+            "--reserved-descriptors",
+            "x",
+            "\"x\" is not from 64 to 100000: listeners, handshakes and monitoring have to fit",
+        ),
+    ] {
+        assert_eq!(errors(&[flag, value], &[]), (format!("{flag}: {message}"), 64));
+    }
 }
 
 #[test]
 fn lists_in_the_file_replace_the_defaults() {
     let (config, _) = run(&["--config", samples("good/empty_lists.toml").to_str().unwrap()], &[]);
-    assert_eq!(config.egress, enclave_bridge_policy::EgressPolicy::default());
-    assert!(!config.env.allows("HOME"));
+    assert_eq!(config.policy.egress, enclave_bridge_policy::EgressPolicy::default());
+    assert!(!config.policy.env.allows("HOME"));
     assert_eq!(config.allow_cids, Some(vec![]));
-    assert_eq!(config.ingress_ports, PortRanges::none());
+    assert_eq!(config.policy.ingress_ports, PortRanges::none());
     let (config, _) = run(&["--config", samples("good/ports_as_list.toml").to_str().unwrap()], &[]);
-    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
+    assert_eq!(config.policy.ingress_ports.to_string(), "8080,9000-9010");
 }
 
 #[test]

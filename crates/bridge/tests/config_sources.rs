@@ -26,16 +26,16 @@ fn defaults() {
         assert_eq!(config.endpoints, [EndpointConfig::Vsock { window: None }]);
         assert_eq!((config.init_port, config.log_port), (5000, 4999));
         assert_eq!(config.monitor.to_string(), "0.0.0.0:8888");
-        assert_eq!(config.ingress_address.to_string(), "0.0.0.0");
-        assert_eq!(config.ingress_ports.to_string(), "1024-65535");
-        assert_eq!(config.egress, egress(&["public"]));
-        assert!(config.env.allows("ANY_THING"));
+        assert_eq!(config.policy.ingress_address.to_string(), "0.0.0.0");
+        assert_eq!(config.policy.ingress_ports.to_string(), "1024-65535");
+        assert_eq!(config.policy.egress, egress(&["public"]));
+        assert!(config.policy.env.allows("ANY_THING"));
         assert_eq!((config.allow_cids, config.strict), (None, false));
         assert_eq!((config.log_format, config.on_loss), (LogFormat::Raw, OnLoss::Wait));
         assert_eq!(config.log_level.as_str(), "info");
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
-        assert_eq!(config.idle_timeout, Duration::from_secs(3600));
-        assert_eq!(config.linger_timeout, Duration::from_secs(60));
+        assert_eq!(config.policy.idle_timeout, Duration::from_secs(3600));
+        assert_eq!(config.policy.linger_timeout, Duration::from_secs(60));
         assert_eq!(config.max_streams, 10_000);
         assert_eq!(config.resolv_conf, PathBuf::from("/etc/resolv.conf"));
         assert!(source.warnings().is_empty());
@@ -80,11 +80,11 @@ fn flags_win_over_the_environment_and_this_over_the_file() {
     ];
     let (config, _) = run(&["--init-port", "100"], &environment);
     assert_eq!((config.init_port, config.log_port, config.max_streams), (100, 20, 3));
-    assert_eq!(config.egress, egress(&["c.example", "d.example:443"]));
+    assert_eq!(config.policy.egress, egress(&["c.example", "d.example:443"]));
     assert!(config.strict);
 
     let (config, _) = run(&["--egress-allow", "e.example", "--egress-allow=public", "--strict=false"], &environment);
-    assert_eq!(config.egress, egress(&["e.example", "public"]));
+    assert_eq!(config.policy.egress, egress(&["e.example", "public"]));
     assert!(!config.strict);
 }
 
@@ -104,8 +104,8 @@ fn variables() {
     );
     assert_eq!(config.endpoints, [EndpointConfig::Hybrid { uds_path: PathBuf::from("/run/vsock.sock") }]);
     assert_eq!((config.strict, config.allow_cids), (true, Some(vec![16, 17])));
-    assert_eq!(config.ingress_ports.to_string(), "8080,9000-9010");
-    assert_eq!(config.idle_timeout, Duration::from_secs(120));
+    assert_eq!(config.policy.ingress_ports.to_string(), "8080,9000-9010");
+    assert_eq!(config.policy.idle_timeout, Duration::from_secs(120));
     assert_eq!(config.monitor.to_string(), "0.0.0.0:8888");
 
     // An empty list is a list.
@@ -113,8 +113,8 @@ fn variables() {
         &[],
         &[("ENCLAVE_BRIDGE_EGRESS_ALLOW", ""), ("ENCLAVE_BRIDGE_INGRESS_PORTS", ""), ("ENCLAVE_BRIDGE_ALLOW_CID", " ")],
     );
-    assert_eq!(config.egress, egress(&[]));
-    assert!(config.ingress_ports.is_empty());
+    assert_eq!(config.policy.egress, egress(&[]));
+    assert!(config.policy.ingress_ports.is_empty());
     assert_eq!(config.allow_cids, Some(vec![]));
 }
 
@@ -162,9 +162,9 @@ fn strange_variables_with_the_prefix_are_warned_of_without_their_values() {
 #[test]
 fn strict_means_nothing_by_default() {
     let (config, _) = run(&["--strict"], &[]);
-    assert_eq!(config.egress, egress(&[]));
-    assert!(!config.env.allows("HOME"));
-    assert_eq!(config.ingress_address.to_string(), "127.0.0.1");
+    assert_eq!(config.policy.egress, egress(&[]));
+    assert!(!config.policy.env.allows("HOME"));
+    assert_eq!(config.policy.ingress_address.to_string(), "127.0.0.1");
     assert_eq!(config.allow_cids, Some(vec![]));
     assert!(permit_peer(&config.operator_policy(), PeerIdentity::Cid(16)).is_err());
     assert!(permit_peer(&config.operator_policy(), PeerIdentity::Path).is_ok());
@@ -178,9 +178,9 @@ fn strict_means_nothing_by_default() {
         "--allow-cid=17",
     ];
     let (config, _) = run(&arguments, &[]);
-    assert_eq!(config.egress, egress(&["a.example"]));
-    assert!(config.env.allows("TZ") && !config.env.allows("HOME"));
-    assert_eq!(config.ingress_address.to_string(), "0.0.0.0");
+    assert_eq!(config.policy.egress, egress(&["a.example"]));
+    assert!(config.policy.env.allows("TZ") && !config.policy.env.allows("HOME"));
+    assert_eq!(config.policy.ingress_address.to_string(), "0.0.0.0");
     assert_eq!(config.allow_cids, Some(vec![16, 17]));
 }
 
@@ -314,7 +314,7 @@ fn reloading_reads_the_file_again_under_the_same_flags_and_environment() {
     let expected: Config = {
         let mut expected = config;
         expected.log_level = "debug".parse().unwrap();
-        expected.egress = egress(&["a.example"]);
+        expected.policy.egress = egress(&["a.example"]);
         expected
     };
     assert_eq!(newer, expected);

@@ -4,7 +4,7 @@
 //! kinds of stream behind one type ([`Stream`]), listening that survives a lack of descriptors ([`Listener`]), dialling
 //! with a deadline that names the stage it failed in ([`dial`]), the enclave's end of the hybrid transport for
 //! development without a VM ([`HybridGuest`]), the one relay ([`relay()`]), the framed form of an enclave's leg
-//! ([`Framed`], [`Leg`]), streams that replay what was read ahead ([`Prefixed`]) and the one place that spawns
+//! ([`Framed`], [`Leg`]), streams that replay what was read ahead ([`Prefixed`]) or are judged first ([`Screened`]), and the one place that spawns
 //! ([`Scope`]).
 //!
 //! Not here: policy, configuration files, names of metrics, the wire beyond the two lines of the hybrid transport.
@@ -22,6 +22,7 @@ mod listen;
 mod prefixed;
 mod relay;
 mod scope;
+mod screened;
 mod socket_file;
 mod stream;
 mod vsock;
@@ -41,5 +42,6 @@ pub use relay::{
     VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
 };
 pub use scope::Scope;
+pub use screened::{Judge, Screened, Verdict};
 pub use stream::{RelayStream, Stream, StreamKind};
 pub use vsock::{VSOCK_WINDOW_MAX_BYTES, VSOCK_WINDOW_MIN_BYTES};

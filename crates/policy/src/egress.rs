@@ -29,6 +29,7 @@ use crate::rule::{Rule, Scope};
 pub struct EgressPolicy {
     allow: Vec<Rule>,
     deny: Vec<Rule>,
+    server_names: Vec<Rule>,
 }
 
 /// What the host is itself, so that no tunnel leads back into it.
@@ -97,7 +98,21 @@ impl JudgedAddress {
 impl EgressPolicy {
     /// The policy of these rules; both lists empty allow nothing.
     pub fn new(allow: Vec<Rule>, deny: Vec<Rule>) -> Self {
-        Self { allow, deny }
+        Self { allow, deny, server_names: Vec::new() }
+    }
+
+    /// The same, where streams to the names of these rules must begin with a TLS ClientHello for the name that was asked for.
+    /// Rules that are no rules by name cover nothing here. The policy only says so: whoever relays the stream sees to it, which the
+    /// bridge does.
+    #[must_use]
+    pub fn with_server_names(self, server_names: Vec<Rule>) -> Self {
+        Self { server_names, ..self }
+    }
+
+    /// The rule by which a stream to this name must begin with a TLS ClientHello whose server name is
+    /// [`NameGrant::name`]; `None` if it may begin as it likes.
+    pub fn server_name_rule(&self, name: &NameGrant) -> Option<&Rule> {
+        named(&self.server_names, &name.name, name.port).next()
     }
 
     /// Judges a target before anything is resolved.
@@ -173,6 +188,9 @@ impl EgressPolicy {
                 Scope::Net(net) => format!("addresses in {net}"),
             };
             lines.push(format!("{what}: allowed by rule {rule}"));
+        }
+        if let Some(rule) = self.server_name_rule(name) {
+            lines.push(format!("the stream must begin with a TLS ClientHello for {}: rule {rule}", name.name));
         }
         lines.push(
             "all others, and the metadata service, loopback, link-local, multicast and the host's own unless a rule names the address: denied"

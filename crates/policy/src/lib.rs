@@ -1,7 +1,7 @@
 //! What an enclave may do: pure decisions about egress, ingress and environment.
 //!
-//! Here live the egress rules and address classes, host names and ports, the patterns for environment variables, and the step
-//! from a request to a [`Grant`] or a refusal that names what decided. Nothing here opens a socket, resolves a name, reads a
+//! Here live the egress rules and address classes, host names and ports, the patterns for environment variables, rates, and the
+//! step from a request to a [`Grant`] or a refusal that names what decided. Nothing here opens a socket, resolves a name, reads a
 //! file or asks a clock.
 //!
 //! Two types are proofs. A [`JudgedAddress`] can be made only by an [`EgressPolicy`]: what is dialled was judged. A [`Grant`]
@@ -13,6 +13,7 @@ mod environment;
 mod name;
 mod operator;
 mod ports;
+mod rate;
 mod refusal;
 mod rule;
 
@@ -24,5 +25,6 @@ pub use operator::{
     permit_peer,
 };
 pub use ports::{PortRanges, PortRangesError};
+pub use rate::TokenBucket;
 pub use refusal::Refusal;
 pub use rule::{Rule, RuleError};

@@ -1,6 +1,7 @@
 //! From a request in an enclave's settings to a grant, within what the operator allows.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use enclave_bridge_proto::{EnclaveId, Nak, NakCode, ServerRequest, Settings};
@@ -28,6 +29,8 @@ pub struct OperatorPolicy {
     pub max_servers: usize,
     /// Most clients of one enclave.
     pub max_clients: usize,
+    /// The shortest and the longest interval of beats that an enclave may ask for; the wire has bounds of its own besides.
+    pub intervals: RangeInclusive<Duration>,
     /// The CIDs that may speak to the bridge; `None` is any guest, in strict mode nobody.
     pub allow_cids: Option<Vec<u32>>,
     /// Nothing by default.
@@ -132,11 +135,19 @@ impl Grant {
 /// Turns what the settings ask for into what the enclave may have, all of it or nothing.
 ///
 /// # Errors
-/// The NAK for the enclave: `TOO_MANY`, `CID_MISMATCH`, `PORT_NOT_ALLOWED` (also for an address) or `DUPLICATE_PORT`; its
+/// The NAK for the enclave: `TOO_MANY`, `BAD_INTERVAL`, `CID_MISMATCH`, `PORT_NOT_ALLOWED` (also for an address) or `DUPLICATE_PORT`; its
 /// sentence begins with the path in the settings.
 pub fn grant(settings: &Settings, peer: PeerIdentity, operator: &OperatorPolicy) -> Result<Grant, Nak> {
     within("servers", settings.servers.len(), operator.max_servers)?;
     within("clients", settings.clients.len(), operator.max_clients)?;
+    if !operator.intervals.contains(&settings.interval) {
+        let (shortest, longest) = (operator.intervals.start(), operator.intervals.end());
+        let asked = settings.interval;
+        return Err(Nak::new(
+            NakCode::BadInterval,
+            format!("watchdog.interval: {asked:?} is outside {shortest:?} to {longest:?}, which the operator allows"),
+        ));
+    }
 
     let mut servers: Vec<ServerGrant> = Vec::with_capacity(settings.servers.len());
     for (index, request) in settings.servers.iter().enumerate() {

@@ -78,6 +78,11 @@ pub enum RuleError {
 }
 
 impl Rule {
+    /// Whether it covers names, and not addresses.
+    pub fn is_by_name(&self) -> bool {
+        self.name().is_some()
+    }
+
     pub(crate) fn scope(&self) -> &Scope {
         &self.scope
     }

@@ -341,3 +341,32 @@ fn a_refusal_becomes_a_nak_of_its_code() {
     let nak: Nak = policy("any", "10.0.0.0/8").judge(&target, &own()).unwrap_err().into();
     assert_eq!((nak.code(), nak.sentence()), (NakCode::Denied, "denied by rule 10.0.0.0/8"));
 }
+
+#[test]
+fn server_names_are_asked_for_where_a_rule_by_name_covers_the_target() {
+    let policy = policy("public", "").with_server_names(rules("**:443 api.example.org *.internal.example:8443"));
+    let rule = |target: &str| {
+        let target = Target::parse(target.as_bytes()).unwrap();
+        match policy.judge(&target, &OwnAddresses::default()).unwrap() {
+            Judged::Resolve(name) => policy.server_name_rule(&name).map(ToString::to_string),
+            Judged::Address(_) => None,
+        }
+    };
+    for (target, expected) in [
+        ("example.com:443", Some("**:443")),
+        ("Example.COM.:443", Some("**:443")),
+        ("example.com:80", None),
+        ("api.example.org:80", Some("api.example.org")),
+        ("a.internal.example:8443", Some("*.internal.example:8443")),
+        ("a.b.internal.example:8443", None),
+        // An address has no name.
+        ("8.8.8.8:443", None),
+    ] {
+        assert_eq!(rule(target).as_deref(), expected, "{target}");
+    }
+    // A rule by address covers no name.
+    let policy = EgressPolicy::new(rules("public"), vec![]).with_server_names(rules("any 0.0.0.0/0"));
+    let target = Target::parse(b"example.com:443").unwrap();
+    let Ok(Judged::Resolve(name)) = policy.judge(&target, &OwnAddresses::default()) else { panic!("a name") };
+    assert_eq!(policy.server_name_rule(&name), None);
+}

@@ -17,6 +17,7 @@ fn operator() -> OperatorPolicy {
         own_vsock_ports: vec![5000, 4999],
         max_servers: 64,
         max_clients: 64,
+        intervals: Duration::from_secs(1)..=Duration::from_secs(3600),
         allow_cids: None,
         strict: false,
     }
@@ -201,6 +202,23 @@ fn peers() {
         let refusal = permit_peer(&operator, peer).err();
         assert_eq!(refusal.as_ref().map(ToString::to_string).as_deref(), expected, "{allow_cids:?} {strict} {peer:?}");
         assert!(refusal.is_none_or(|refusal| refusal.code() == NakCode::Busy));
+    }
+}
+
+#[test]
+fn the_interval_of_beats_is_within_the_operators_bounds() {
+    let operator = OperatorPolicy { intervals: Duration::from_secs(5)..=Duration::from_secs(30), ..operator() };
+    for (seconds, granted) in [(4, false), (5, true), (30, true), (31, false)] {
+        let asked = Settings { interval: Duration::from_secs(seconds), ..settings(vec![], vec![]) };
+        match grant(&asked, PeerIdentity::Cid(16), &operator) {
+            Ok(grant) => assert!(granted && grant.interval() == asked.interval, "{seconds}"),
+            Err(nak) => {
+                assert!(!granted, "{nak}");
+                assert_eq!(nak.code(), NakCode::BadInterval);
+                let sentence = format!("watchdog.interval: {seconds}s is outside 5s to 30s, which the operator allows");
+                assert!(nak.to_string().contains(&sentence), "{nak}");
+            }
+        }
     }
 }
 

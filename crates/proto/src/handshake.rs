@@ -7,9 +7,9 @@ pub mod host;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::EnvironmentError;
+use crate::{EnvironmentError, SETTINGS_MAX_BYTES};
 
-/// Time limits of a handshake, both sides.
+/// Limits of a handshake, both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandshakeLimits {
     /// Host: how long a new connection may take to show its first bytes; runs before
@@ -20,6 +20,8 @@ pub struct HandshakeLimits {
     /// Host: how long the enclave may take to send its settings once the environment is written. 10 s, what the
     /// original gives version-1 enclaves; `total` is what runs out first.
     pub settings: Duration,
+    /// Host: the longest settings line that is read, in bytes, `0A` not counted; more than [`SETTINGS_MAX_BYTES`] counts as that.
+    pub settings_bytes: usize,
     /// Host: how long all of it may take until the settings line is whole. 10 s.
     pub total: Duration,
     /// Host: how long writing the answer may take. 5 s: it has at most 256 bytes.
@@ -43,6 +45,7 @@ impl Default for HandshakeLimits {
             ack: STEP,
             environment_write: STEP,
             settings: WHOLE,
+            settings_bytes: SETTINGS_MAX_BYTES,
             total: WHOLE,
             answer_write: STEP,
             ack_write: STEP,

@@ -1,12 +1,13 @@
 //! The wire of enclave-bridge as values and state machines, without I/O.
 //!
 //! Here live the bytes that host and enclave exchange: the handshake of both sides, settings, environment, beats,
-//! the egress address line, refusals, the PROXY protocol v2 header, the records of framed tunnels and the two
-//! lines of the hybrid transport.
+//! the egress address line, refusals, the PROXY protocol v2 header, the records of framed tunnels, the two
+//! lines of the hybrid transport, and the server name of a TLS stream that passes.
 //! Bytes and instants are passed in; bytes, events and deadlines come out. Sockets, clocks, randomness, the process
 //! environment and files may not live here. `docs/protocol.md` is the description of the same wire.
 
 mod beat;
+mod client_hello;
 mod environment;
 mod first;
 mod handshake;
@@ -22,6 +23,7 @@ mod target;
 mod text;
 
 pub use beat::{BEAT_LEN, BeatClock, BeatReader, WrongBeat, encode_beat, loss_after};
+pub use client_hello::{CLIENT_HELLO_MAX_BYTES, ClientHelloError, ClientHelloProgress, ClientHelloReader, ServerName};
 pub use environment::{
     Announcement, ENVIRONMENT_MAX_BYTES, ENVIRONMENT_NAMES_MAX, Environment, EnvironmentError, EnvironmentTooLarge,
     FEATURES_MAX, Feature, PROTOCOL_KEY,

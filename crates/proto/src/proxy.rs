@@ -44,10 +44,17 @@ pub fn encode_proxy_v2_local() -> Vec<u8> {
 }
 
 /// Reads one header from the beginning of a stream, and no byte of what follows it. Holds at most [`PROXY_V2_MAX_BYTES`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ProxyV2Reader {
     bytes: Vec<u8>,
     error: Option<ProxyV2Error>,
+}
+
+/// Shows how many bytes are held, never which.
+impl std::fmt::Debug for ProxyV2Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProxyV2Reader").field("bytes", &self.bytes.len()).field("error", &self.error).finish()
+    }
 }
 
 /// What a push into a [`ProxyV2Reader`] came to.

@@ -75,12 +75,19 @@ fn host_and_port(uri: &Uri) -> Result<(&str, u16), Error> {
 /// In HTTP and TLS the client speaks first, and hyper takes bytes that arrive before its request for a broken
 /// connection. A server that answers on connecting is heard this way. An end of the stream is reported at once, so that
 /// a pool notices a connection that died before its use.
-#[derive(Debug)]
 pub struct HttpConn {
     conn: Conn,
     spoken: bool,
     held: Vec<u8>,
     waiting: Option<Waker>,
+}
+
+/// Shows how many bytes are held, never which.
+impl std::fmt::Debug for HttpConn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let held = self.held.len();
+        f.debug_struct("HttpConn").field("conn", &self.conn).field("held_bytes", &held).finish_non_exhaustive()
+    }
 }
 
 impl HttpConn {
@@ -154,6 +161,10 @@ impl Connection for HttpConn {
 
 #[cfg(test)]
 mod tests {
+    use enclave_bridge_net::Stream;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -168,5 +179,21 @@ mod tests {
         }
         assert!(host_and_port(&"/only/a/path".parse().unwrap()).is_err());
         assert!(host_and_port(&"gopher://example.org/".parse().unwrap()).is_err());
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_held_are_not_shown() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut conn = HttpConn::new(Conn::new(b"canary".to_vec(), Stream::from_unix(ours), false));
+        theirs.write_all(b"canary").await.unwrap();
+        let mut buffer = [0; 16];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        let held = std::future::poll_fn(|cx| {
+            _ = Pin::new(&mut conn).poll_read(cx, &mut buffer);
+            if conn.held.len() == 12 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        held.await;
+        let text = format!("{conn:?} {conn:#?}");
+        assert!(text.contains("held_bytes: 12") && !text.contains("canary") && !text.contains("99, 97"), "{text}");
     }
 }

@@ -138,3 +138,16 @@ fn a_guard_without_a_bridge_ends_within_its_bound() {
     drop(guard);
     assert!(start.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn lines_that_wait_are_not_shown() {
+    // Nobody listens: they wait.
+    let place = Place::new();
+    let (layer, guard) = LogLayer::new(&place.options()).unwrap();
+    let shown = format!("{layer:?}");
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        tracing::info!(secret = "canary", "canary");
+    });
+    let text = format!("{shown} {guard:?} {guard:#?}");
+    assert!(text.contains("lines: 1") && !text.contains("canary") && !text.contains("99, 97"), "{text}");
+}

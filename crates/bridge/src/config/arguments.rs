@@ -16,10 +16,18 @@ const CHECKED_FILE: &str = "FILE";
 /// The flag of `check` that asks about a target.
 const EXPLAIN: &str = "explain";
 
+/// The flag of `check` that says for whom.
+const ENCLAVE: &str = "enclave";
+
 /// A command line that was taken apart; flags whose values are not UTF-8 are errors to be told with the others.
 pub(super) enum Invocation {
     Run(Result<Layer, Vec<ConfigError>>),
-    Check(Result<Layer, Vec<ConfigError>>, Option<PathBuf>, Vec<String>),
+    Check {
+        flags: Result<Layer, Vec<ConfigError>>,
+        file: Option<PathBuf>,
+        explain: Vec<String>,
+        enclave: Option<String>,
+    },
     Help(String),
     Version(String),
 }
@@ -43,7 +51,8 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Invocation, ConfigErrors
         Some(("check", matches)) => {
             let file = matches.get_one::<PathBuf>(CHECKED_FILE).cloned();
             let explain = matches.get_many::<String>(EXPLAIN).unwrap_or_default().cloned().collect();
-            Invocation::Check(flags(matches), file, explain)
+            let enclave = matches.get_one::<String>(ENCLAVE).cloned();
+            Invocation::Check { flags: flags(matches), file, explain, enclave }
         }
         Some((_, matches)) => Invocation::Run(flags(matches)),
         None => Invocation::Run(flags(&matches)),
@@ -61,10 +70,16 @@ fn command() -> Command {
         .value_name("TARGET")
         .action(ArgAction::Append)
         .help("Say which egress rule decides about TARGET (host:port) and why; resolves nothing, dials nothing");
+    let enclave = Arg::new(ENCLAVE)
+        .long(ENCLAVE)
+        .value_name("NAME")
+        .requires(EXPLAIN)
+        .help("Explain for the enclave whose [[enclave]] table has this name, not for one without a table");
     let check = Command::new("check")
         .about("Check a configuration file, with the flags and variables given")
         .arg(file)
         .arg(explain)
+        .arg(enclave)
         .args(KEYS.iter().filter(|key| key.in_file).map(argument));
     Command::new("enclave-bridge")
         .version(env!("CARGO_PKG_VERSION"))

@@ -47,6 +47,14 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The path of the key, for a value of the file.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            Self::File { key, .. } => Some(key),
+            Self::Flag(_) | Self::Variable { .. } | Self::Syntax { .. } | Self::Whole(_) => None,
+        }
+    }
+
     /// What errors are ordered by: the source, then the line and column.
     fn place(&self) -> (u8, usize, usize) {
         match self {

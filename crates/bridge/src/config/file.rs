@@ -9,9 +9,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::FileChoice;
+use super::enclaves::Table;
 use super::errors::{ConfigError, Origin};
-use super::keys::{KEYS, Key, Kind, key};
+use super::keys::{KEYS, Key, Kind, TABLE_KEYS, key};
 use super::layer::{Item, Layer};
+use super::rights::KEYS_OF_TABLES;
 use super::suggest::nearest;
 
 /// Bytes of a configuration file. The longest sensible list of rules is a few KiB; a mistaken path may be anything.
@@ -20,14 +22,25 @@ pub const FILE_MAX_BYTES: u64 = 1024 * 1024;
 const WORLD_WRITABLE: u32 = 0o002;
 /// Syntax errors told at once: behind the first few most are consequences.
 const SYNTAX_ERRORS_MAX: usize = 10;
+/// The tables of a file. A large host has hundreds of guests; each table holds its part of the environment in memory.
+const ENCLAVES_MAX: usize = 256;
+/// The name of the tables.
+const ENCLAVE: &str = "enclave";
 
-pub(super) fn read(choice: &FileChoice, errors: &mut Vec<ConfigError>) -> Layer {
+/// What a file says: its top level, and its `[[enclave]]` tables in their order.
+#[derive(Debug, Default)]
+pub(super) struct FileValues {
+    pub(super) top: Layer,
+    pub(super) enclaves: Vec<Table>,
+}
+
+pub(super) fn read(choice: &FileChoice, errors: &mut Vec<ConfigError>) -> FileValues {
     let text = match contents(choice) {
         Ok(Some(text)) => text,
-        Ok(None) => return Layer::default(),
+        Ok(None) => return FileValues::default(),
         Err(message) => {
             errors.push(ConfigError::new(Origin::Whole(choice.path.clone()), message));
-            return Layer::default();
+            return FileValues::default();
         }
     };
     parse(&choice.path, &text, errors)
@@ -73,7 +86,7 @@ fn reason(error: &io::Error) -> String {
     characters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(characters).collect()
 }
 
-fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Layer {
+fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> FileValues {
     let reader = Reader { path, text };
     let (document, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
@@ -82,32 +95,14 @@ fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Layer {
             let origin = Origin::Syntax { path: path.to_owned(), line, column };
             errors.push(ConfigError::new(origin, error.message().replace('\n', ", ")));
         }
-        return Layer::default();
+        return FileValues::default();
     }
-    let mut entries: Vec<_> = document.get_ref().iter().collect();
-    // The parser keeps keys in alphabetical order; errors are told in that of the file.
-    entries.sort_by_key(|(name, _)| name.span().start);
-    let mut layer = Layer::default();
-    for (name, value) in entries {
-        let path_of_key = name.get_ref().as_ref();
-        match key(path_of_key).filter(|key| key.in_file) {
-            Some(key) => {
-                let found = errors.len();
-                let items = reader.items(key, value, errors);
-                // Items of the right type are looked at beside those of a wrong one: all errors come at once.
-                if errors.len() == found || !items.is_empty() {
-                    layer.push(key, items);
-                }
-            }
-            None => {
-                let origin = reader.origin(name.span().start, shown(path_of_key));
-                errors.push(ConfigError::new(origin, unknown(path_of_key, value.get_ref())));
-            }
-        }
-    }
-    layer
+    let mut enclaves = Vec::new();
+    let top = reader.layer(document.get_ref(), &Place::Top, errors, &mut |value, errors| {
+        enclaves = reader.tables(value, errors);
+    });
+    FileValues { top, enclaves }
 }
-
 /// Characters of an unknown key that are shown.
 const SHOWN_CHARACTERS: usize = 80;
 
@@ -116,19 +111,54 @@ fn shown(name: &str) -> String {
     name.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect()
 }
 
-fn unknown(name: &str, value: &DeValue<'_>) -> String {
+fn unknown(name: &str, value: &DeValue<'_>, place: &Place) -> String {
     if name == "config" {
         return "is no key of the file: a file cannot name another".to_owned();
     }
-    if name == "enclave" {
-        return "unknown key: several enclaves in one file are not supported by this version".to_owned();
+    if let Place::Table(_) = place
+        && key(name).is_some_and(|key| key.in_file)
+    {
+        return "is no key of a table: it holds for all enclaves and stands at the top level".to_owned();
     }
-    let known = KEYS.iter().filter(|key| key.in_file).map(|key| key.name);
+    if let Place::Top = place
+        && TABLE_KEYS.iter().any(|key| key.name == name)
+    {
+        return "is a key of [[enclave]] tables only".to_owned();
+    }
     let underscored = name.replace('-', "_").to_ascii_lowercase();
-    match nearest(&underscored, known) {
+    match nearest(&underscored, place.keys().map(|key| key.name)) {
         Some(near) => format!("unknown key; did you mean {near}?"),
-        None if value.is_table() => "unknown key; every key stands at the top level, none is a table".to_owned(),
+        None if value.is_table() => "unknown key; the only tables are [[enclave]]".to_owned(),
         None => "unknown key".to_owned(),
+    }
+}
+
+/// Where in the file a key stands.
+enum Place {
+    /// At the top level.
+    Top,
+    /// In the table of that place, from 0.
+    Table(usize),
+}
+
+impl Place {
+    /// The keys that may stand there.
+    fn keys(&self) -> Box<dyn Iterator<Item = &'static Key>> {
+        match self {
+            Place::Top => Box::new(KEYS.iter().filter(|key| key.in_file)),
+            Place::Table(_) => {
+                let shared = KEYS.iter().filter(|key| KEYS_OF_TABLES.contains(&key.name));
+                Box::new(TABLE_KEYS.iter().chain(shared))
+            }
+        }
+    }
+
+    /// What stands before a key's name in an error.
+    fn prefix(&self) -> String {
+        match self {
+            Place::Top => String::new(),
+            Place::Table(index) => format!("{ENCLAVE}[{index}]."),
+        }
     }
 }
 
@@ -150,10 +180,80 @@ impl Reader<'_> {
         Origin::File { path: PathBuf::from(self.path), line: self.position(offset).0, key }
     }
 
+    /// The values of one table; what stands under `enclave` at the top level is given to `tables`.
+    fn layer(
+        &self,
+        table: &DeTable<'_>,
+        place: &Place,
+        errors: &mut Vec<ConfigError>,
+        tables: &mut dyn FnMut(&Spanned<DeValue<'_>>, &mut Vec<ConfigError>),
+    ) -> Layer {
+        let mut entries: Vec<_> = table.iter().collect();
+        // The parser keeps keys in alphabetical order; errors are told in that of the file.
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let mut layer = Layer::default();
+        for (name, value) in entries {
+            let path_of_key = name.get_ref().as_ref();
+            if path_of_key == ENCLAVE && matches!(place, Place::Top) {
+                tables(value, errors);
+                continue;
+            }
+            match place.keys().find(|key| key.name == path_of_key) {
+                Some(key) => {
+                    let found = errors.len();
+                    let items = self.items(key, place, value, errors);
+                    // Items of the right type are looked at beside those of a wrong one: all errors come at once.
+                    if errors.len() == found || !items.is_empty() {
+                        layer.push(key, items);
+                    }
+                }
+                None => {
+                    let shown = format!("{}{}", place.prefix(), shown(path_of_key));
+                    let origin = self.origin(name.span().start, shown);
+                    errors.push(ConfigError::new(origin, unknown(path_of_key, value.get_ref(), place)));
+                }
+            }
+        }
+        layer
+    }
+
+    /// The `[[enclave]]` tables.
+    fn tables(&self, value: &Spanned<DeValue<'_>>, errors: &mut Vec<ConfigError>) -> Vec<Table> {
+        let DeValue::Array(array) = value.get_ref() else {
+            let message = format!("expected tables, each under [[enclave]]; found {}", described(value.get_ref()));
+            errors.push(ConfigError::new(self.origin(value.span().start, ENCLAVE.to_owned()), message));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, value) in array.iter().enumerate() {
+            let origin = self.origin(value.span().start, format!("{ENCLAVE}[{index}]"));
+            if index >= ENCLAVES_MAX {
+                errors.push(ConfigError::new(origin, format!("more than {ENCLAVES_MAX} enclaves")));
+                break;
+            }
+            let DeValue::Table(table) = value.get_ref() else {
+                let message = format!("expected a table under [[enclave]]; found {}", described(value.get_ref()));
+                errors.push(ConfigError::new(origin, message));
+                continue;
+            };
+            let layer = self.layer(table, &Place::Table(index), errors, &mut |_, _| {});
+            tables.push(Table { origin, layer });
+        }
+        tables
+    }
+
     /// The items of a key's value, as texts in the spelling of flags.
-    fn items(&self, key: &Key, value: &Spanned<DeValue<'_>>, errors: &mut Vec<ConfigError>) -> Vec<Item> {
+    fn items(
+        &self,
+        key: &Key,
+        place: &Place,
+        value: &Spanned<DeValue<'_>>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Vec<Item> {
+        let prefix = place.prefix();
         let at = |value: &Spanned<DeValue<'_>>, index: Option<usize>| {
-            let name = index.map_or_else(|| key.name.to_owned(), |index| format!("{}[{index}]", key.name));
+            let index = index.map_or_else(String::new, |index| format!("[{index}]"));
+            let name = format!("{prefix}{}{index}", key.name);
             self.origin(value.span().start, name)
         };
         let mut items = Vec::new();

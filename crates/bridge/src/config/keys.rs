@@ -146,6 +146,15 @@ pub const KEYS: &[Key] = &[
         "where enclaves may not connect to; wins over egress_allow"
     ),
     key!(
+        egress_server_name,
+        "egress-server-name",
+        "EGRESS_SERVER_NAME",
+        "RULE",
+        Texts,
+        "none",
+        "names to which a stream must begin with a TLS ClientHello for the name that was asked for: NAME[:PORTS] as in egress_allow, **:443 for all on a port"
+    ),
+    key!(
         env_allow,
         "env-allow",
         "ENV_ALLOW",
@@ -198,6 +207,69 @@ pub const KEYS: &[Key] = &[
         Text,
         "info",
         "the bridge's own log: off, error, warn, info, debug or trace, and per module as in info,enclave_bridge=debug"
+    ),
+    key!(
+        log_rate,
+        "log-rate",
+        "LOG_RATE",
+        "SIZE",
+        Text,
+        "10MiB",
+        "what one enclave may log each second on average, 1KiB to 1024MiB; lines beyond it are dropped and counted"
+    ),
+    key!(
+        log_burst,
+        "log-burst",
+        "LOG_BURST",
+        "SIZE",
+        Text,
+        "10MiB",
+        "what one enclave may log at once, 1KiB to 1024MiB"
+    ),
+    key!(
+        log_line_max,
+        "log-line-max",
+        "LOG_LINE_MAX",
+        "SIZE",
+        Text,
+        "64KiB",
+        "the longest line of an enclave's log, 1KiB to 1MiB; what is longer is cut and says so"
+    ),
+    key!(
+        log_queue,
+        "log-queue",
+        "LOG_QUEUE",
+        "SIZE",
+        Text,
+        "4MiB",
+        "lines that wait for standard output, 64KiB to 1024MiB"
+    ),
+    key!(
+        log_stall_timeout,
+        "log-stall-timeout",
+        "LOG_STALL_TIMEOUT",
+        "TIME",
+        Text,
+        "1s",
+        "how long lines wait for a standard output that does not move before they are dropped and counted, 0s to 1m"
+    ),
+    key!(
+        interval_min,
+        "interval-min",
+        "INTERVAL_MIN",
+        "TIME",
+        Text,
+        "1s",
+        "the shortest interval of beats that an enclave may ask for, 1s to 1h"
+    ),
+    key!(
+        interval_max,
+        "interval-max",
+        "INTERVAL_MAX",
+        "TIME",
+        Text,
+        "1h",
+        "the longest interval of beats that an enclave may ask for, 1s to 1h"
     ),
     key!(
         on_loss,
@@ -272,6 +344,79 @@ pub const KEYS: &[Key] = &[
         "connections of one enclave to the init port that are neither a session nor beats yet, 1 to 64"
     ),
     key!(
+        max_handshakes_total,
+        "max-handshakes-total",
+        "MAX_HANDSHAKES_TOTAL",
+        "N",
+        Integer,
+        "64",
+        "the same over all enclaves, 1 to 4096"
+    ),
+    key!(max_sessions, "max-sessions", "MAX_SESSIONS", "N", Integer, "64", "sessions at the same time, 1 to 4096"),
+    key!(
+        max_beat_connections,
+        "max-beat-connections",
+        "MAX_BEAT_CONNECTIONS",
+        "N",
+        Integer,
+        "4",
+        "connections with beats of one session, 1 to 64; the oldest makes room"
+    ),
+    key!(
+        max_log_connections,
+        "max-log-connections",
+        "MAX_LOG_CONNECTIONS",
+        "N",
+        Integer,
+        "16",
+        "connections of one enclave to the log port, 1 to 1024"
+    ),
+    key!(
+        max_addresses,
+        "max-addresses",
+        "MAX_ADDRESSES",
+        "N",
+        Integer,
+        "16",
+        "addresses of one name that are tried, 1 to 256"
+    ),
+    key!(
+        max_monitor_connections,
+        "max-monitor-connections",
+        "MAX_MONITOR_CONNECTIONS",
+        "N",
+        Integer,
+        "64",
+        "connections to the monitoring port, 1 to 4096"
+    ),
+    key!(
+        max_pipes,
+        "max-pipes",
+        "MAX_PIPES",
+        "N",
+        Integer,
+        "32",
+        "pipes for bulk (splice), 1 to 512; beyond them it is copied"
+    ),
+    key!(
+        reserved_descriptors,
+        "reserved-descriptors",
+        "RESERVED_DESCRIPTORS",
+        "N",
+        Integer,
+        "128",
+        "descriptors kept away from streams, 64 to 100000"
+    ),
+    key!(
+        settings_max,
+        "settings-max",
+        "SETTINGS_MAX",
+        "SIZE",
+        Text,
+        "256KiB",
+        "the longest settings of an enclave, 1KiB to 256KiB"
+    ),
+    key!(
         handshake_timeout,
         "handshake-timeout",
         "HANDSHAKE_TIMEOUT",
@@ -279,6 +424,51 @@ pub const KEYS: &[Key] = &[
         Text,
         "10s",
         "how long a handshake may take until the settings are there, 1s to 5m"
+    ),
+    key!(
+        handshake_step_timeout,
+        "handshake-step-timeout",
+        "HANDSHAKE_STEP_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long one step of a handshake may take (its first bytes, writing the environment, writing the answer), 1s to 5m"
+    ),
+    key!(
+        beat_timeout,
+        "beat-timeout",
+        "BEAT_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long an enclave may take to read one beat, 100ms to 1m"
+    ),
+    key!(
+        answer_timeout,
+        "answer-timeout",
+        "ANSWER_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long an enclave may take to read an answer (ACK, NAK, PROXY header), 100ms to 1m"
+    ),
+    key!(
+        address_timeout,
+        "address-timeout",
+        "ADDRESS_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long the address line of an egress stream may take, 100ms to 1m"
+    ),
+    key!(
+        server_name_timeout,
+        "server-name-timeout",
+        "SERVER_NAME_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long the ClientHello of a stream may take where egress_server_name asks for one, 100ms to 1m"
     ),
     key!(
         enclave_timeout,
@@ -306,6 +496,42 @@ pub const KEYS: &[Key] = &[
         Text,
         "10s",
         "how long connecting to an egress target may take, 100ms to 5m"
+    ),
+    key!(
+        connect_race,
+        "connect-race",
+        "CONNECT_RACE",
+        "TIME",
+        Text,
+        "250ms",
+        "head start of the preferred address family, 10ms to 2s"
+    ),
+    key!(
+        monitor_timeout,
+        "monitor-timeout",
+        "MONITOR_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long the head of a monitoring request may take, 100ms to 1m"
+    ),
+    key!(
+        session_end_timeout,
+        "session-end-timeout",
+        "SESSION_END_TIMEOUT",
+        "TIME",
+        Text,
+        "5s",
+        "how long the tasks of a session that ends may take before the next one binds its ports, 100ms to 1m"
+    ),
+    key!(
+        cut_timeout,
+        "cut-timeout",
+        "CUT_TIMEOUT",
+        "TIME",
+        Text,
+        "200ms",
+        "how long cutting what is left at the end of a drain may take, 10ms to 10s"
     ),
     key!(
         sandbox,
@@ -352,6 +578,12 @@ pub const KEYS: &[Key] = &[
         "/etc/resolv.conf",
         "the file that names the DNS servers for egress"
     ),
+];
+
+/// The keys that only an `[[enclave]]` table has: no flag, no variable.
+pub(super) const TABLE_KEYS: &[Key] = &[
+    Key { flag: "", variable: "", ..key!(name, "", "", "", Text, "", "what the enclave is called") },
+    Key { flag: "", variable: "", ..key!(cid, "", "", "", Integer, "", "its CID") },
 ];
 
 /// The key of that name.

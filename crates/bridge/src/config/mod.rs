@@ -8,11 +8,16 @@
 mod arguments;
 mod build;
 mod duration;
+mod enclaves;
 mod errors;
 mod file;
+mod given;
 mod keys;
 mod layer;
+mod limits;
 mod log_level;
+mod parse;
+mod rights;
 mod size;
 mod suggest;
 mod values;
@@ -29,7 +34,10 @@ pub use errors::{ConfigError, ConfigErrors, EXIT_CONFIG, EXIT_USAGE, Origin};
 pub use file::FILE_MAX_BYTES;
 pub use keys::{KEYS, Key, Kind, keys_table};
 pub use log_level::{LogLevel, LogLevelError};
-pub use values::{Config, EndpointConfig, LogFormat, OnLoss, SandboxMode};
+pub use rights::KEYS_OF_TABLES;
+pub use values::{
+    Config, EnclaveConfig, EnclaveIdentity, EnclavePolicy, EndpointConfig, LogFormat, OnLoss, SandboxMode,
+};
 
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/enclave-bridge/config.toml";
@@ -47,6 +55,8 @@ pub enum Command {
         config: Config,
         /// Egress targets that were asked about.
         explain: Vec<String>,
+        /// The name of the table that they were asked about for; there is such a table.
+        enclave: Option<String>,
     },
     /// `--help`: print this to standard output and end with 0.
     Help(String),
@@ -101,7 +111,7 @@ pub fn from_process_with(
 ) -> Result<Command, ConfigErrors> {
     let (flags, check) = match arguments::parse(arguments)? {
         Invocation::Run(flags) => (flags, None),
-        Invocation::Check(flags, file, explain) => (flags, Some((file, explain))),
+        Invocation::Check { flags, file, explain, enclave } => (flags, Some((file, explain, enclave))),
         Invocation::Help(text) => return Ok(Command::Help(text)),
         Invocation::Version(text) => return Ok(Command::Version(text)),
     };
@@ -111,7 +121,7 @@ pub fn from_process_with(
         Layer::default()
     });
     let (variables, warnings) = variables::read(environment, &mut errors);
-    let checked = check.as_ref().and_then(|(file, _)| file.clone());
+    let checked = check.as_ref().and_then(|(file, ..)| file.clone());
     let named = checked.or_else(|| file_key(&flags)).or_else(|| file_key(&variables));
     let file = match named {
         Some(path) => FileChoice { path, named: true },
@@ -120,7 +130,17 @@ pub fn from_process_with(
     let source = Source { flags, variables, file, warnings };
     let config = build_from(&source, errors)?;
     Ok(match check {
-        Some((_, explain)) => Command::Check { file: source.file().to_owned(), config, explain },
+        Some((_, explain, enclave)) => {
+            if let Some(name) = enclave.as_deref().filter(|name| config.enclaves.iter().all(|one| one.name != **name)) {
+                let names: Vec<&str> = config.enclaves.iter().map(|enclave| enclave.name.as_str()).collect();
+                let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+                let name = name.escape_debug();
+                return Err(ConfigErrors::usage(format!(
+                    "--enclave {name}: no [[enclave]] table has that name: {known}"
+                )));
+            }
+            Command::Check { file: source.file().to_owned(), config, explain, enclave }
+        }
         None => Command::Run(config, source),
     })
 }
@@ -140,7 +160,7 @@ pub fn check_report(file: &Path) -> String {
 
 fn build_from(source: &Source, mut errors: Vec<ConfigError>) -> Result<Config, ConfigErrors> {
     let file = file::read(&source.file, &mut errors);
-    let config = build::build([&source.flags, &source.variables, &file], &mut errors);
+    let config = build::build(&[&source.flags, &source.variables, &file.top], &file.enclaves, &mut errors);
     match ConfigErrors::from_errors(errors) {
         Some(errors) => Err(errors),
         None => config.ok_or_else(ConfigErrors::internal),

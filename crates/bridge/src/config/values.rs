@@ -1,6 +1,7 @@
 //! The configuration as typed values.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::limits::Limits;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where enclaves are: one entry.
+    /// Where enclaves are; at least one entry.
     pub endpoints: Vec<EndpointConfig>,
     /// The vsock port for handshakes and beats.
     pub init_port: u32,
@@ -21,15 +22,11 @@ pub struct Config {
     pub log_port: u32,
     /// Where health and metrics are served.
     pub monitor: SocketAddr,
-    /// Where servers listen unless they ask for another address.
-    pub ingress_address: IpAddr,
-    /// TCP ports that enclaves may ask for.
-    pub ingress_ports: PortRanges,
-    /// Where enclaves may connect to.
-    pub egress: EgressPolicy,
-    /// Which environment variables go to the enclave.
-    pub env: EnvPolicy,
-    /// The CIDs that may speak to the bridge; `None` is any guest. Never `None` in strict mode.
+    /// What an enclave without a table may have.
+    pub policy: EnclavePolicy,
+    /// The enclaves that have tables, in the order of the file.
+    pub enclaves: Vec<EnclaveConfig>,
+    /// The CIDs without a table that may speak to the bridge; `None` is any guest. Never `None` in strict mode.
     pub allow_cids: Option<Vec<u32>>,
     /// Nothing by default; the defaults of the other values follow it already.
     pub strict: bool,
@@ -41,10 +38,6 @@ pub struct Config {
     pub on_loss: OnLoss,
     /// How long streams may go on after a signal to end; zero cuts them at once.
     pub drain_timeout: Duration,
-    /// How long nothing may move on a stream.
-    pub idle_timeout: Duration,
-    /// How long a half-closed stream may stand still.
-    pub linger_timeout: Duration,
     /// Streams at the same time, at least one.
     pub max_streams: usize,
     /// Whether that number was given: one that was is kept to or the bridge does not start, the default yields.
@@ -61,19 +54,89 @@ pub struct Config {
     pub resolv_conf: PathBuf,
 }
 
+/// What the operator lets one enclave have: the upper bound of what its settings can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EnclavePolicy {
+    /// Where servers listen unless they ask for another address.
+    pub ingress_address: IpAddr,
+    /// TCP ports that the enclave may ask for.
+    pub ingress_ports: PortRanges,
+    /// Where the enclave may connect to.
+    pub egress: EgressPolicy,
+    /// Which environment variables go to the enclave.
+    pub env: EnvPolicy,
+    /// The shortest and the longest interval of beats that it may ask for.
+    pub intervals: RangeInclusive<Duration>,
+    /// How long nothing may move on a stream.
+    pub idle_timeout: Duration,
+    /// How long a half-closed stream may stand still.
+    pub linger_timeout: Duration,
+    /// Servers that it may ask for.
+    pub max_servers: usize,
+    /// Clients that it may ask for.
+    pub max_clients: usize,
+    /// Its streams at the same time; beside it holds the limit of all streams.
+    pub max_streams: usize,
+    /// What it may log on average, in bytes a second.
+    pub log_rate: u32,
+    /// What it may log at once, in bytes.
+    pub log_burst: u32,
+}
+
+/// One enclave that the operator's file has a table for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EnclaveConfig {
+    /// What it is called: letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// Who it is.
+    pub identity: EnclaveIdentity,
+    /// What it may have.
+    pub policy: EnclavePolicy,
+}
+
+/// Who an enclave is: what the transport vouches for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EnclaveIdentity {
+    /// Its CID.
+    Cid(u32),
+    /// The socket that reaches its guest.
+    Path(PathBuf),
+}
+
 impl Config {
-    /// What every enclave may ask for, with the bridge's own ports taken out.
+    /// What an enclave without a table may ask for, with the bridge's own ports taken out.
     pub fn operator_policy(&self) -> OperatorPolicy {
+        self.operator(&self.policy, self.allow_cids.clone())
+    }
+
+    /// The same for an enclave with a table: it is listed.
+    pub fn operator_policy_of(&self, enclave: &EnclaveConfig) -> OperatorPolicy {
+        let cids = match enclave.identity {
+            EnclaveIdentity::Cid(cid) => vec![cid],
+            EnclaveIdentity::Path(_) => Vec::new(),
+        };
+        self.operator(&enclave.policy, Some(cids))
+    }
+
+    fn operator(&self, policy: &EnclavePolicy, allow_cids: Option<Vec<u32>>) -> OperatorPolicy {
         OperatorPolicy {
-            ingress_ports: self.ingress_ports.clone(),
-            ingress_address: self.ingress_address,
+            ingress_ports: policy.ingress_ports.clone(),
+            ingress_address: policy.ingress_address,
             own_tcp_ports: vec![self.monitor.port()],
             own_vsock_ports: vec![self.init_port, self.log_port],
-            max_servers: self.limits.servers,
-            max_clients: self.limits.clients,
-            allow_cids: self.allow_cids.clone(),
+            max_servers: policy.max_servers,
+            max_clients: policy.max_clients,
+            intervals: policy.intervals.clone(),
+            allow_cids,
             strict: self.strict,
         }
+    }
+
+    /// The policies of all enclaves: those of the tables, and that of an enclave without one.
+    pub fn policies(&self) -> impl Iterator<Item = &EnclavePolicy> {
+        std::iter::once(&self.policy).chain(self.enclaves.iter().map(|enclave| &enclave.policy))
     }
 }
 

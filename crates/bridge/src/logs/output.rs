@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::metrics::{LogCounters, count};
+use crate::metrics::{LogCounters, LogDrop};
 
 /// How much the writer hands to one write call: enough that ten million lines cost few calls.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -85,8 +85,7 @@ impl Output {
             let Some(patience) = shared.try_queue(&mut line) else { return };
             if patience.is_zero() || tokio::time::timeout(patience, room).await.is_err() && shared.is_stalled() {
                 // The newest goes: what was promised a place keeps it.
-                count(&shared.counters.dropped);
-                return;
+                return shared.counters.dropped.count(LogDrop::Stalled);
             }
         }
     }
@@ -107,7 +106,7 @@ impl Output {
         }
         let left = state.lines.len() as u64;
         state.lines.clear();
-        shared.counters.dropped.fetch_add(left, Ordering::Relaxed);
+        shared.counters.dropped.add(LogDrop::End, left);
     }
 }
 
@@ -122,7 +121,7 @@ impl Shared {
         let mut state = self.lock();
         let length = line.as_ref().map_or(0, |l| l.len().saturating_add(1));
         if state.closed {
-            count(&self.counters.dropped);
+            self.counters.dropped.count(LogDrop::End);
             return None;
         }
         if state.bytes == 0 || state.bytes.saturating_add(length) <= self.capacity {
@@ -150,7 +149,7 @@ impl Shared {
             // A line counts as printed when its newline is out; one that is torn off is ended before the next.
             let printed = batch.get(..written).map_or(0, |out| out.iter().filter(|b| **b == b'\n').count() as u64);
             self.counters.printed.fetch_add(printed, Ordering::Relaxed);
-            self.counters.dropped.fetch_add(lines.saturating_sub(printed), Ordering::Relaxed);
+            self.counters.dropped.add(LogDrop::Failed, lines.saturating_sub(printed));
             torn = match written.checked_sub(1) {
                 Some(last) => batch.get(last) != Some(&b'\n'),
                 None => torn,
@@ -256,7 +255,7 @@ mod tests {
     const STALL: Duration = Duration::from_millis(50);
 
     fn counts(c: &LogCounters) -> (u64, u64) {
-        (c.printed.load(Ordering::Relaxed), c.dropped.load(Ordering::Relaxed))
+        (c.printed.load(Ordering::Relaxed), c.dropped.sum())
     }
 
     /// A sink that fails every second write after half of it.

@@ -76,7 +76,7 @@ impl Handshake {
             total: after(now, limits.total),
             limits,
             offered,
-            settings: LineReader::new(SETTINGS_MAX_BYTES),
+            settings: LineReader::new(limits.settings_bytes.min(SETTINGS_MAX_BYTES)),
             settings_whole: false,
             state,
             transmit: Some(environment_line),
@@ -103,7 +103,8 @@ impl Handshake {
                 self.read_settings(now);
             }
             LineProgress::TooLong => {
-                self.fail(HandshakeError::LineTooLong { phase: Phase::Settings, limit: SETTINGS_MAX_BYTES });
+                let limit = self.limits.settings_bytes.min(SETTINGS_MAX_BYTES);
+                self.fail(HandshakeError::LineTooLong { phase: Phase::Settings, limit });
             }
         }
     }

@@ -12,6 +12,8 @@
 )]
 
 mod beats;
+mod client_hello;
+mod debug;
 mod documents;
 mod handshake;
 mod pair;
