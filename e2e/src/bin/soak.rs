@@ -8,11 +8,11 @@
 )]
 
 use enclave_bridge_e2e::soak::{self, Plan};
-use nix::sys::signal::{SigSet, Signal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: soak [--minutes N] [--seed S]";
 
@@ -25,21 +25,36 @@ fn main() -> ExitCode {
         return ExitCode::from(64);
     };
     let stop = Arc::new(AtomicBool::new(false));
-    // Blocked before any thread starts, so that they come to the one that waits for them.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().expect("a mask of signals");
     let set = stop.clone();
-    std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            set.store(true, Ordering::SeqCst);
-        }
-    });
+    if let Err(error) = listen(move || set.store(true, Ordering::SeqCst)) {
+        eprintln!("signals: {error}");
+        return ExitCode::FAILURE;
+    }
     let (table, held) = soak::run(plan, &stop, &mut |line| println!("{line}"));
     print!("{table}");
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Does it once, at the first signal to end. Nothing is blocked for it: the programs under test would inherit that.
+fn listen(then: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = signals.0.recv() => {}
+                _ = signals.1.recv() => {}
+                _ = signals.2.recv() => {}
+            }
+        });
+        then();
+        // The later ones are taken too, and change nothing: the end is on its way.
+        runtime.block_on(std::future::pending::<()>());
+    });
+    Ok(())
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Plan> {
