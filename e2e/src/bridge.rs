@@ -10,6 +10,7 @@ use crate::wire::{Endpoint, Meeting};
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -57,6 +58,20 @@ pub fn programs() -> &'static Programs {
     })
 }
 
+/// Another program of this package, which cargo puts beside the tests and the other programs.
+///
+/// # Panics
+/// Where it was not built.
+#[must_use]
+pub fn companion(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the program's own path");
+    let folder = own.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("a target folder") } else { folder };
+    let program = folder.join(name);
+    assert!(program.is_file(), "{}: not built", program.display());
+    program
+}
+
 /// What a bridge is started with.
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -67,6 +82,7 @@ pub struct Builder {
     descriptor_limit: Option<u32>,
     folder: Option<Arc<TempDir>>,
     monitor: Option<SocketAddr>,
+    own_group: bool,
 }
 
 impl Builder {
@@ -81,6 +97,7 @@ impl Builder {
             descriptor_limit: None,
             folder: None,
             monitor: None,
+            own_group: false,
         }
     }
 
@@ -115,6 +132,13 @@ impl Builder {
     #[must_use]
     pub fn descriptor_limit(mut self, limit: u32) -> Builder {
         self.descriptor_limit = Some(limit);
+        self
+    }
+
+    /// In a process group of its own: a Ctrl-C at the terminal is meant for who started it.
+    #[must_use]
+    pub fn in_a_group_of_its_own(mut self) -> Builder {
+        self.own_group = true;
         self
     }
 
@@ -161,6 +185,9 @@ impl Builder {
         command.arg("run").args(meeting.bridge_arguments()).arg("--monitor").arg(monitor.to_string());
         command.args(&self.arguments).current_dir(folder.path());
         command.env_clear().envs(self.environment);
+        if self.own_group {
+            command.process_group(0);
+        }
         let process = Process::start(command, "enclave-bridge", self.output);
         Bridge { process, meeting, monitor, folder }
     }

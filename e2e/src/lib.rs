@@ -17,13 +17,19 @@
 
 pub mod bridge;
 pub mod bytes;
+pub mod dice;
 pub mod enclave;
+pub mod faults;
 pub mod framed;
 pub mod guest;
 pub mod http;
 pub mod peers;
 pub mod ports;
 pub mod process;
+pub mod sequence;
+pub mod soak;
+pub mod talker;
+pub mod toxic;
 pub mod tunnels;
 pub mod v1;
 mod v1_beats;

@@ -108,6 +108,11 @@ impl Process {
         self.stdout.clone()
     }
 
+    /// The held standard output, for who reads it at a pace of its own.
+    pub fn take_held_reader(&mut self) -> PipeReader {
+        self.held.take().expect("started with Output::Held")
+    }
+
     /// Closes the reading end of the held standard output.
     pub fn close_held_stdout(&mut self) {
         drop(self.held.take().expect("started with Output::Held"));

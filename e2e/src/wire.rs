@@ -273,6 +273,11 @@ impl Wire {
         either!(self, socket => socket.set_write_timeout(Some(limit))).expect("a write time limit above zero");
     }
 
+    /// Whether reads and writes come back at once with nothing done.
+    pub fn set_nonblocking(&self, on: bool) {
+        either!(self, socket => socket.set_nonblocking(on)).expect("a socket");
+    }
+
     /// A second name for the same socket.
     #[must_use]
     pub fn again(&self) -> Wire {

@@ -1,4 +1,4 @@
-//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `eif`, `lab`, `measure`.
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `eif`, `lab`, `measure`, `soak`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
@@ -11,6 +11,7 @@ mod static_target;
 mod tally;
 mod tidy;
 
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -22,7 +23,8 @@ usage: cargo xtask COMMAND
   eif [OPTIONS]                 the example as an image file for enclaves, with its measurements (--twice, --profile, --kernel ...)
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
                                 --write-table), or figures from within one (--measure idle 10000)
-  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
+  soak [--minutes N] [--seed S] one release build of the bridge under mixed traffic, with a fault each 30 s (docs/soak.md)
+  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, faults, sequence
 ";
 
 fn main() -> ExitCode {
@@ -50,7 +52,8 @@ fn main() -> ExitCode {
         },
         ["eif", rest @ ..] => eif::main(rest),
         ["lab", rest @ ..] => lab::main(rest),
-        ["measure", rest @ ..] if !rest.is_empty() => measure(rest),
+        ["soak", rest @ ..] => release("soak", rest),
+        ["measure", rest @ ..] if !rest.is_empty() => release("measure", rest),
         _ => {
             eprint!("{USAGE}");
             ExitCode::from(64)
@@ -58,19 +61,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Release builds of the programs and of the measuring program, side by side, then the measurement.
-fn measure(arguments: &[&str]) -> ExitCode {
-    let build =
-        run::cargo(["build", "--release", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
-    let measuring =
-        run::cargo(["run", "--release", "--quiet", "--package", "enclave-bridge-e2e", "--bin", "measure", "--"])
-            .args(arguments)
-            .to_owned();
-    for command in [build, measuring] {
-        if let Err(error) = command.run() {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
+/// The programs under test, and those that stand for others beside them.
+const PROGRAMS: [&str; 6] =
+    ["--package", "enclave-bridge", "--package", "simple-enclave", "--package", "enclave-bridge-e2e"];
+
+/// Release builds side by side, then one of them in the place of this program, so that Ctrl-C is its alone.
+fn release(program: &str, arguments: &[&str]) -> ExitCode {
+    let built = run::cargo(["build", "--release", "--bins"]).args(PROGRAMS).run();
+    if let Err(error) = built {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
     }
-    ExitCode::SUCCESS
+    let running = ["run", "--release", "--quiet", "--package", "enclave-bridge-e2e", "--bin", program, "--"];
+    let error = run::cargo(running).args(arguments).command().exec();
+    eprintln!("cargo run --bin {program}: {error}");
+    ExitCode::FAILURE
 }

@@ -1,6 +1,7 @@
-//! Figures for the documents, taken from the real programs: `cargo xtask measure idle|ready|restart|sigterm`.
+//! Figures for the documents, taken from the real programs: `cargo xtask measure idle|ready|restart|sigterm|faults|sequence`.
 //!
-//! What is printed was measured on the machine that prints it; nothing here asserts.
+//! What is printed was measured on the machine that prints it. Nothing about speed is asserted; `faults` and `sequence` fail
+//! where something is lost.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,9 +14,10 @@
 
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::enclave::SimpleEnclave;
+use enclave_bridge_e2e::faults::Way;
 use enclave_bridge_e2e::v1::{Enclave, Settings, handshake};
 use enclave_bridge_e2e::wait::{self, SOON};
-use enclave_bridge_e2e::{ports, tunnels};
+use enclave_bridge_e2e::{faults, ports, sequence, tunnels};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use std::process::ExitCode;
@@ -23,6 +25,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const CALM: Duration = Duration::from_secs(30);
+
+/// What a sequence of connections may leave in resident memory after its first tenth: two mebibytes.
+const GROWTH_KIB_MOST: u64 = 2048;
+
+/// Bridges beside each other while streams are struck: most of the time is spent waiting.
+const LANES: u64 = 8;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,8 +40,10 @@ fn main() -> ExitCode {
         Some("ready") => ready(number(1000)),
         Some("restart") => restart(number(50)),
         Some("sigterm") => sigterm(number(20)),
+        Some("faults") => return faulty(number(200) as u64),
+        Some("sequence") => return sequence(number(1_000_000) as u64),
         _ => {
-            println!("usage: measure idle|ready|restart|sigterm [NUMBER]");
+            println!("usage: measure idle|ready|restart|sigterm|faults|sequence [NUMBER]");
             return ExitCode::from(64);
         }
     }
@@ -129,6 +139,65 @@ fn restart(rounds: usize) {
 fn sigterm(rounds: usize) {
     let times = (0..rounds).map(|_| Bridge::builder().start().end_with(Signal::SIGTERM, CALM).1);
     report("SIGTERM to exit, waiting", times.collect());
+}
+
+/// Every kind of fault, so many streams each way, with the seed that `ENCLAVE_BRIDGE_E2E_SEED` says.
+fn faulty(runs: u64) -> ExitCode {
+    let seed = std::env::var("ENCLAVE_BRIDGE_E2E_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("seed {seed}");
+    println!("{:<18} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}", "kind", "ingress", "egress", "whole", "cut", "own", "wrong");
+    let mut wrong = Vec::new();
+    let (mut streams, mut directions) = (0, 0);
+    for kind in &faults::KINDS {
+        let start = Instant::now();
+        let tally = faults::run(kind, runs, LANES, seed);
+        let [ingress, egress] = tally.runs;
+        let faults::Tally { whole, cut, own, .. } = tally;
+        let bad = tally.violations.len();
+        println!(
+            "{:<18} {ingress:>7} {egress:>7} {whole:>7} {cut:>7} {own:>7} {bad:>7}   {:.1?}",
+            kind.name,
+            start.elapsed()
+        );
+        streams += ingress + egress;
+        directions += whole + cut + own;
+        wrong.extend(tally.violations);
+    }
+    println!("{streams} streams, {directions} directions judged, {} wrong", wrong.len());
+    for line in &wrong {
+        println!("{line}");
+    }
+    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Connections in sequence: the number itself in raw ingress streams, a fifth in raw egress ones, a tenth of each framed.
+fn sequence(count: u64) -> ExitCode {
+    let parts = [
+        (Way::Ingress, false, count),
+        (Way::Egress, false, count / 5),
+        (Way::Ingress, true, count / 10),
+        (Way::Egress, true, count / 10),
+    ];
+    let mut clean = true;
+    for (way, framed, count) in parts {
+        let warm = count / 10;
+        let found = sequence::run(way, framed, count, warm);
+        let form = if framed { "framed" } else { "raw" };
+        let [first, after, last] = found.resident_kib;
+        let rate = count as f64 / found.took.as_secs_f64();
+        println!(
+            "{count} connections, {way:?}, {form}: {:.0?}, {rate:.0} a second, {} streams ended",
+            found.took, found.streams
+        );
+        println!("  resident: {first} KiB before, {after} KiB after {warm}, {last} KiB at the end");
+        let sequence::Found { descriptors, sockets, tasks, .. } = found;
+        println!("  before and after: descriptors {descriptors:?}, sockets {sockets:?}, tasks {tasks:?}");
+        let grown = last.saturating_sub(after);
+        let held = grown <= GROWTH_KIB_MOST && descriptors[1] <= descriptors[0] && tasks[1] <= tasks[0];
+        println!("  {} KiB more between: {}", grown, if held { "held" } else { "NOT HELD" });
+        clean &= held;
+    }
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {
