@@ -29,7 +29,7 @@ fn slow_h13_w10_killed_fifty_times_and_served_again_each_time() {
 }
 
 #[test]
-fn a_bridge_that_was_away_for_long_finds_its_enclave_again() {
+fn w10_a_bridge_that_was_away_for_long_finds_its_enclave_again() {
     let mut bridge = Bridge::builder().start();
     let mut enclave = SimpleEnclave::start(&bridge.meeting, &[]);
     bridge.kill();

@@ -55,7 +55,7 @@ fn the_bridge_closes_the_handshake_after_the_ack_and_says_nothing_more() {
 }
 
 #[test]
-fn settings_are_taken_as_version_one_peers_send_them() {
+fn c2_settings_are_taken_as_version_one_peers_send_them() {
     let bridge = Bridge::builder().start();
     let id = v1::spelled(&fresh_id());
     let with_level = |level: &str| {
@@ -173,7 +173,7 @@ fn w3_wrong_ids_end_their_connection_and_nothing_else() {
 }
 
 #[test]
-fn h9_h10_a_new_handshake_replaces_the_session_and_a_refused_one_does_not() {
+fn h10_a_new_handshake_replaces_the_session_and_a_refused_one_does_not() {
     let mut bridge = Bridge::builder().start();
     let port = ports::free();
     let first = Enclave::echo(&bridge.meeting, &Settings::new(SECOND * 30).server(5001, port), 5001);

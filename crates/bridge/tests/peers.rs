@@ -98,7 +98,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn a_port_belongs_to_the_first_peer_that_was_granted_it() {
+fn h9_a_port_belongs_to_the_first_peer_that_was_granted_it() {
     let daemon = Daemon::start(&["a", "b"]);
     let port = free_port();
     assert_eq!(shake_hands(&daemon.path("a"), 1, port), ACK);
@@ -120,7 +120,7 @@ fn a_port_belongs_to_the_first_peer_that_was_granted_it() {
 }
 
 #[test]
-fn beats_of_one_peer_do_not_count_for_another() {
+fn w3_beats_of_one_peer_do_not_count_for_another() {
     let daemon = Daemon::start(&["a", "b"]);
     assert_eq!(shake_hands(&daemon.path("a"), 1, free_port()), ACK);
     assert_eq!(shake_hands(&daemon.path("b"), 2, free_port()), ACK);

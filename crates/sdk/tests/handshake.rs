@@ -130,7 +130,7 @@ async fn a_bridge_that_takes_no_enclave_says_so_in_place_of_the_environment() {
 }
 
 #[tokio::test]
-async fn a_hostile_environment_is_a_typed_error_without_its_values() {
+async fn h17_a_hostile_environment_is_a_typed_error_without_its_values() {
     let oversized = format!("{{\"A\":\"{}\"}}", "s3cret".repeat(200_000));
     for environment in [
         "s3cret",
@@ -159,7 +159,7 @@ async fn a_hostile_environment_is_a_typed_error_without_its_values() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bridge_that_is_gone_between_settings_and_ack_fifty_times_is_waited_for() {
+async fn h13_a_bridge_that_is_gone_between_settings_and_ack_fifty_times_is_waited_for() {
     for environment in [V1, V1_1] {
         let place = Place::new();
         let host = async {
@@ -177,7 +177,7 @@ async fn a_bridge_that_is_gone_between_settings_and_ack_fifty_times_is_waited_fo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bridge_that_accepts_and_closes_sees_one_connection_a_second() {
+async fn w9_a_bridge_that_accepts_and_closes_sees_one_connection_a_second() {
     let place = Place::new();
     let init = place.host(5000);
     let mut accepted = 0;
@@ -226,7 +226,7 @@ async fn settings_may_be_sent_long_after_the_environment() {
 }
 
 #[tokio::test]
-async fn dropping_the_start_anywhere_leaves_no_task() {
+async fn h14_dropping_the_start_anywhere_leaves_no_task() {
     let place = Place::new();
     let root = Scope::root("test");
     let options = || place.options().scope(&root);

@@ -94,7 +94,7 @@ async fn a_broken_connection_of_beats_is_made_again_without_a_handshake() {
 }
 
 #[tokio::test]
-async fn a_wrong_beat_closes_that_connection() {
+async fn w3_a_wrong_beat_closes_that_connection() {
     let place = Place::new();
     let init = place.host(5000);
     let (_session, id, mut beats) = session(&place, &init).await;

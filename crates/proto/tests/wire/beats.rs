@@ -21,7 +21,7 @@ fn ids() -> Vec<EnclaveId> {
 }
 
 #[test]
-fn beats_split_at_each_offset_and_coalesced() {
+fn w1_w2_beats_split_at_each_offset_and_coalesced() {
     for id in ids() {
         let stream = encode_beat(&id).repeat(1000);
         for size in 1..=60 {
@@ -36,7 +36,7 @@ fn beats_split_at_each_offset_and_coalesced() {
 }
 
 #[test]
-fn two_three_and_one_and_a_half_at_once() {
+fn w2_two_three_and_one_and_a_half_at_once() {
     for id in ids() {
         let stream = encode_beat(&id).repeat(3);
         let mut reader = BeatReader::new(id);
@@ -50,7 +50,7 @@ fn two_three_and_one_and_a_half_at_once() {
 }
 
 #[test]
-fn a_wrong_byte_at_each_place() {
+fn w3_a_wrong_byte_at_each_place() {
     for place in 0..BEAT_LEN {
         let mut stream = encode_beat(&id()).repeat(2);
         stream[BEAT_LEN + place] ^= 0x80;
