@@ -131,3 +131,21 @@ async fn a_bridge_that_comes_back_is_asked_again_and_may_send_another_environmen
     changes.changed().await.unwrap();
     assert_eq!(session.environment().get("PLANET"), Some("mars"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn w10_five_minutes_without_a_bridge_and_the_same_program_is_served_again() {
+    let place = Place::new();
+    let init = place.host(5000);
+    let (session, id, beats) = session(&place, &init).await;
+    drop((init, beats));
+    until(&session, reconnecting).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(reconnecting(&session.state().borrow()));
+    let init = place.host(5000);
+    let back = Instant::now();
+    let new = granted(&init, V1_1).await;
+    let _beats = beating(&init, new).await;
+    session.ready().await.unwrap();
+    assert!(back.elapsed() < Duration::from_secs(2), "asked again only after {:?}", back.elapsed());
+    assert_ne!(new, id, "a session of its own");
+}
