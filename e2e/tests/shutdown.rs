@@ -9,7 +9,7 @@
 )]
 
 use enclave_bridge_e2e::bridge::{Bridge, Builder};
-use enclave_bridge_e2e::peers::Server;
+use enclave_bridge_e2e::peers::{Full, Server};
 use enclave_bridge_e2e::process::Output;
 use enclave_bridge_e2e::tunnels::{self, Heard};
 use enclave_bridge_e2e::v1::{self, ACK, Answer, Enclave, INIT_PORT, LOG_PORT, Settings};
@@ -17,10 +17,8 @@ use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::Wire;
 use enclave_bridge_e2e::{http, ports};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn};
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const CALM: Duration = Duration::from_secs(30);
@@ -269,31 +267,4 @@ fn s4_killed_and_started_again() {
 #[ignore = "half a minute: cargo nextest run -p enclave-bridge-e2e --test shutdown --run-ignored only s4_ --no-capture"]
 fn s4_killed_and_started_again_two_hundred_times() {
     println!("serving again after at most {:?}, 200 of 200 times", killed_and_started_again(200));
-}
-
-/// A listener whose queue is full: connecting to it neither succeeds nor fails.
-struct Full {
-    address: SocketAddrV4,
-    _listener: OwnedFd,
-    _queued: Vec<OwnedFd>,
-}
-
-impl Full {
-    fn start() -> Full {
-        let any = SockaddrIn::new(127, 0, 0, 1, 0);
-        let new = |flags| socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-        let listener = new(SockFlag::SOCK_CLOEXEC);
-        socket::bind(listener.as_raw_fd(), &any).unwrap();
-        socket::listen(&listener, Backlog::new(0).unwrap()).unwrap();
-        let bound: SockaddrIn = socket::getsockname(listener.as_raw_fd()).unwrap();
-        let queued = (0..8)
-            .map(|_| {
-                let socket = new(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
-                // "In progress" is what is wanted.
-                let _met = socket::connect(socket.as_raw_fd(), &bound);
-                socket
-            })
-            .collect();
-        Full { address: SocketAddrV4::new(bound.ip(), bound.port()), _listener: listener, _queued: queued }
-    }
 }

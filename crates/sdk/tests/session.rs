@@ -149,3 +149,17 @@ async fn w10_five_minutes_without_a_bridge_and_the_same_program_is_served_again(
     assert!(back.elapsed() < Duration::from_secs(2), "asked again only after {:?}", back.elapsed());
     assert_ne!(new, id, "a session of its own");
 }
+
+#[tokio::test]
+async fn beats_go_to_the_init_port_that_the_handshake_went_to() {
+    let place = Place::new();
+    let init = place.host(6000);
+    let options = place.options().init_port(6000);
+    let enclave = async { Bridge::connect(options).await.unwrap().start().await.unwrap() };
+    let host = async {
+        let id = granted(&init, V1_1).await;
+        beating(&init, id).await
+    };
+    let (session, _beats) = soon(async { tokio::join!(enclave, host) }).await;
+    soon(session.ready()).await.unwrap();
+}
