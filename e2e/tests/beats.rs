@@ -90,7 +90,7 @@ fn w4_an_enclave_that_is_stopped_is_lost_and_taken_back() {
 }
 
 #[test]
-#[ignore = "a minute: cargo nextest run -p enclave-bridge-e2e --test watchdog --run-ignored only w4_ --no-capture"]
+#[ignore = "a minute: cargo nextest run -p enclave-bridge-e2e --test beats --run-ignored only w4_ --no-capture"]
 fn slow_w4_stopped_for_nine_tenths_of_the_limit_and_for_more() {
     const LIMIT: Duration = Duration::from_secs(6);
     let mut bridge = Bridge::builder().start();
