@@ -23,9 +23,13 @@ impl SimpleEnclave {
     /// Starts it; `variables` are its own environment, beside the socket path.
     #[must_use]
     pub fn launch(meeting: &Meeting, variables: &[(&str, &str)]) -> SimpleEnclave {
+        SimpleEnclave::launch_with(meeting, &[], variables)
+    }
+
+    fn launch_with(meeting: &Meeting, arguments: &[&str], variables: &[(&str, &str)]) -> SimpleEnclave {
         let port = ports::free();
         let mut command = Command::new(&programs().simple_enclave);
-        command.arg("--port").arg(port.to_string());
+        command.arg("--port").arg(port.to_string()).args(arguments);
         let (key, place) = meeting.enclave_variable();
         command.env_clear().env(key, place).envs(variables.iter().copied());
         let process = Process::start(command, "simple-enclave", Output::Kept);
@@ -35,7 +39,13 @@ impl SimpleEnclave {
     /// Starts it and waits until it answers through its bridge.
     #[must_use]
     pub fn start(meeting: &Meeting, variables: &[(&str, &str)]) -> SimpleEnclave {
-        let mut enclave = SimpleEnclave::launch(meeting, variables);
+        SimpleEnclave::start_with(meeting, &[], variables)
+    }
+
+    /// The same with arguments of its own.
+    #[must_use]
+    pub fn start_with(meeting: &Meeting, arguments: &[&str], variables: &[(&str, &str)]) -> SimpleEnclave {
+        let mut enclave = SimpleEnclave::launch_with(meeting, arguments, variables);
         enclave.wait_answers(wait::SOON);
         enclave
     }

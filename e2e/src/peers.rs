@@ -2,9 +2,10 @@
 
 use crate::bytes;
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -130,4 +131,34 @@ pub fn read_head(stream: &mut impl Read) -> String {
         head.push(byte[0]);
     }
     String::from_utf8_lossy(&head).into_owned()
+}
+
+/// A listener whose queue is full: connecting to it neither succeeds nor fails.
+pub struct Full {
+    /// Where it does not answer, on 127.0.0.1.
+    pub address: SocketAddrV4,
+    _listener: OwnedFd,
+    _queued: Vec<OwnedFd>,
+}
+
+impl Full {
+    /// Fills the queue.
+    #[must_use]
+    pub fn start() -> Full {
+        let any = SockaddrIn::new(127, 0, 0, 1, 0);
+        let new = |flags| socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        let listener = new(SockFlag::SOCK_CLOEXEC);
+        socket::bind(listener.as_raw_fd(), &any).unwrap();
+        socket::listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let bound: SockaddrIn = socket::getsockname(listener.as_raw_fd()).unwrap();
+        let queued = (0..8)
+            .map(|_| {
+                let socket = new(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
+                // "In progress" is what is wanted.
+                let _ = socket::connect(socket.as_raw_fd(), &bound);
+                socket
+            })
+            .collect();
+        Full { address: SocketAddrV4::new(bound.ip(), bound.port()), _listener: listener, _queued: queued }
+    }
 }

@@ -3,6 +3,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
     clippy::string_slice,
     clippy::wildcard_enum_match_arm,
     reason = "tests"
@@ -10,9 +12,10 @@
 
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::ports;
-use enclave_bridge_e2e::v1::{self, Answer, Client, Server, Settings, handshake_within};
+use enclave_bridge_e2e::v1::{self, ACK, Answer, Client, INIT_PORT, Server, Settings, handshake, handshake_within};
 use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::Endpoint;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
@@ -130,13 +133,93 @@ fn c3_vsock_ports() {
 fn c5_too_many_tunnels() {
     let mut bridge = Bridge::builder().start();
     let port = ports::free();
+    let before = bridge.resident_kib();
+    for count in [65, 1000] {
+        let mut settings = good(port);
+        settings.clients = Some((0..count).map(|n| Client { dial_port: 6000 + n, request_timeout: 0 }).collect());
+        assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "clients");
+        let mut settings = good(port);
+        settings.servers =
+            Some((0..count).map(|n| Server { cid: own_cid(), listen_port: 5001, tcp_port: 20_000 + n }).collect());
+        assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "servers");
+    }
+    // A million of them do not fit into the line: nothing answers, and nothing is kept.
     let mut settings = good(port);
-    settings.clients = Some((0..1000).map(|n| Client { dial_port: 6000 + n, request_timeout: 0 }).collect());
-    assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "");
+    settings.clients = Some((0..1_000_000).map(|_| Client { dial_port: 6000, request_timeout: 0 }).collect());
+    assert!(!matches!(handshake(&bridge.meeting, &settings.json()), Ok((_, Answer::Ack | Answer::Nak(..)))));
+    let grown = bridge.resident_kib().saturating_sub(before);
+    println!("grown by {grown} KiB");
+    assert!(grown < 4 * 1024, "grown by {grown} KiB");
+    // As many as are allowed.
     let mut settings = good(port);
-    settings.servers =
-        Some((0..1000).map(|n| Server { cid: own_cid(), listen_port: 5001, tcp_port: 20_000 + n }).collect());
-    assert_refused(&mut bridge, port, &settings.json(), "TOO_MANY", "");
+    settings.servers = Some(
+        (0..64).map(|_| Server { cid: own_cid(), listen_port: 5001, tcp_port: u64::from(ports::free()) }).collect(),
+    );
+    settings.clients = Some((0..64).map(|n| Client { dial_port: 6000 + n, request_timeout: 0 }).collect());
+    assert_eq!(handshake_within(&bridge.meeting, &settings.json(), SOON).1, Answer::Ack);
+}
+
+#[test]
+fn c4_the_cid_of_somebody_else() {
+    let mut bridge = Bridge::builder().start();
+    let port = ports::free();
+    for cid in [0, 2, 3, 17, u64::from(u32::MAX)] {
+        let mut settings = good(port);
+        settings.servers.as_mut().unwrap()[0].cid = cid;
+        match bridge.meeting.endpoint() {
+            Endpoint::Vsock => assert_refused(&mut bridge, port, &settings.json(), "CID_MISMATCH", "enclaveCid"),
+            // The peer is known by its socket path; whatever it says of itself changes nothing.
+            Endpoint::Hybrid => assert_eq!(handshake_within(&bridge.meeting, &settings.json(), SOON).1, Answer::Ack),
+        }
+    }
+}
+
+#[test]
+fn c6_the_enclaves_level_is_not_the_hosts() {
+    let bridge = Bridge::builder().start();
+    let granted = |name: &str, level: &str| {
+        let settings = Settings { app_name: name.into(), level: level.into(), ..Settings::new(CALM) };
+        assert_eq!(handshake_within(&bridge.meeting, &settings.json(), SOON).1, Answer::Ack);
+        // The bridge's own words at its own level, whatever the enclave's is.
+        let _line = bridge.stderr.wait_for_line(name, SOON);
+    };
+    granted("quiet-one", "disabled");
+    granted("loud-one", "trace");
+    granted("quiet-again", "panic");
+    let said = bridge.stderr.text();
+    assert!(!said.contains("DEBUG") && !said.contains("TRACE"), "{said}");
+    for level in ["loud", "infos", "0", "none"] {
+        let settings = Settings { level: level.into(), ..Settings::new(CALM) };
+        let answer = handshake_within(&bridge.meeting, &settings.json(), SOON).1;
+        assert_eq!(answer.code(), "BAD_CONFIG", "{level}: {answer:?}");
+    }
+}
+
+#[test]
+fn h15_a_port_in_use_is_named_in_place_of_the_ack() {
+    let mut bridge = Bridge::builder().start();
+    let port = ports::free();
+    let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let taken_port = taken.local_addr().unwrap().port();
+    let held = bridge.meeting.listen_host(6100).unwrap();
+    let tcp = good(port).server(5003, taken_port);
+    let vsock = good(port).client(6100);
+    for (settings, named) in [(tcp, taken_port.to_string()), (vsock, "6100".to_owned())] {
+        let mut wire = bridge.meeting.dial_host(INIT_PORT).unwrap();
+        wire.read_within(SOON);
+        wire.write_all(ACK).unwrap();
+        wire.read_line_exactly(1 << 20).unwrap();
+        wire.write_all(format!("{}\n", settings.json()).as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let _end = wire.read_to_end(&mut answer);
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("\x15PORT_IN_USE ") && text.contains(&named), "{text:?}");
+        assert_eq!(text.matches('\n').count(), 1, "nothing follows the refusal: {text:?}");
+        wait::until("the TCP port to be free", SOON, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok());
+        assert!(bridge.meeting.dial_host(5002).is_err(), "the client's port is bound");
+    }
+    drop((taken, held));
+    bridge.assert_serves();
 }
 
 #[test]
@@ -162,6 +245,11 @@ fn c1_what_is_no_settings_object() {
         (json.replace("300000000000", "-5"), "clients[0].requestTimeout"),
         (json.replace(r#""appName":"#, r#""watchdog":{},"appName":"#), "watchdog"),
         (json.replace("[", "{").replace("]", "}"), ""),
+        (format!("\u{feff}{json}"), ""),
+        (json.replace("30000000000", "NaN"), "watchdog.interval"),
+        (json.replace("30000000000", "1e999"), "watchdog.interval"),
+        (json.replace("version-one", "\\ud800"), "appName"),
+        (json.replace(r#""logger":"#, r#""Watchdog":{},"logger":"#), "watchdog"),
     ];
     for (line, named) in cases {
         assert_ne!(line, json, "a case that changes nothing");
@@ -204,7 +292,6 @@ fn what_was_not_announced_is_refused_with_its_path() {
 
 #[test]
 fn a_nak_is_one_line_of_256_bytes_at_most() {
-    use std::io::{Read, Write};
     let bridge = Bridge::builder().start();
     for level in ["x".repeat(10_000), "\\u0000\\n\\u001b[31m".into(), "ü€🦀".repeat(200)] {
         let mut wire = bridge.meeting.dial_host(v1::INIT_PORT).unwrap();

@@ -29,7 +29,7 @@ fn slow_h13_w10_killed_fifty_times_and_served_again_each_time() {
 }
 
 #[test]
-fn a_bridge_that_was_away_for_long_finds_its_enclave_again() {
+fn w10_a_bridge_that_was_away_for_long_finds_its_enclave_again() {
     let mut bridge = Bridge::builder().start();
     let mut enclave = SimpleEnclave::start(&bridge.meeting, &[]);
     bridge.kill();
@@ -40,6 +40,25 @@ fn a_bridge_that_was_away_for_long_finds_its_enclave_again() {
     let returned = Instant::now();
     enclave.wait_answers(BACK);
     println!("served again {:?} after eight seconds without a bridge", returned.elapsed());
+}
+
+#[test]
+#[ignore = "five minutes: cargo nextest run -p enclave-bridge-e2e --test restart --run-ignored only w10_ --no-capture"]
+fn slow_w10_five_minutes_without_a_bridge() {
+    let mut bridge = Bridge::builder().start();
+    let mut enclave = SimpleEnclave::start(&bridge.meeting, &[]);
+    let pid = enclave.pid();
+    bridge.kill();
+    let busy = enclave.processor_time();
+    std::thread::sleep(Duration::from_secs(300));
+    enclave.assert_alive();
+    let busy = enclave.processor_time() - busy;
+    let _bridge = Bridge::builder().in_folder_of(&bridge).start();
+    let returned = Instant::now();
+    enclave.wait_answers(BACK);
+    println!("served again {:?} after five minutes without a bridge, in which it used {busy:?}", returned.elapsed());
+    assert_eq!(enclave.pid(), pid);
+    assert!(busy < Duration::from_secs(15), "{busy:?} of processor time without a bridge");
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn h6_a_gibibyte_without_a_newline_as_settings() {
     wire.read_line_exactly(1 << 20).unwrap();
     assert!(pour(&mut wire) < 1 << 30, "a gibibyte of settings was taken");
     let grown = bridge.resident_kib().saturating_sub(before);
+    println!("grown by {grown} KiB");
     assert!(grown < FLAT_KIB, "grown by {grown} KiB");
     bridge.assert_serves();
 }
@@ -157,6 +158,7 @@ fn h6_a_gibibyte_without_a_newline_at_every_other_port() {
         assert!(pour(&mut wire) < 1 << 30, "a gibibyte was taken at port {port}");
     }
     let grown = bridge.resident_kib().saturating_sub(before);
+    println!("grown by {grown} KiB");
     assert!(grown < FLAT_KIB, "grown by {grown} KiB");
     bridge.assert_serves();
 }
@@ -227,9 +229,12 @@ fn h11_a_thousand_unfinished_handshakes() {
         .collect();
     let port = ports::free();
     let settings = Settings::new(CALM).server(5001, port);
+    // Four of them have a place; the bridge has closed the others.
+    wait::until("no more than four in progress", HANDSHAKE, || bridge.descriptors() <= before + 4);
     let start = Instant::now();
     let answer = v1::handshake_within(&bridge.meeting, &settings.json(), Duration::from_secs(60)).1;
     assert_eq!(answer, Answer::Ack);
+    assert!(start.elapsed() < HANDSHAKE, "ready after {:?}", start.elapsed());
     println!("a handshake beside 1,000 unfinished ones: {:?}", start.elapsed());
     drop(unfinished);
     bridge.assert_serves();
@@ -333,32 +338,18 @@ fn s5_other_signals_change_nothing() {
     use nix::sys::signal::Signal;
     let mut bridge = Bridge::builder().start();
     for _ in 0..20 {
-        for signal in [Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGCHLD, Signal::SIGWINCH, Signal::SIGCONT] {
+        for signal in [
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            Signal::SIGPIPE,
+            Signal::SIGCHLD,
+            Signal::SIGWINCH,
+            Signal::SIGURG,
+            Signal::SIGCONT,
+        ] {
             bridge.signal(signal);
         }
     }
     bridge.assert_serves();
-}
-
-#[test]
-fn w5_a_bridge_that_was_stopped_reads_the_waiting_beats_first() {
-    use nix::sys::signal::Signal;
-    let bridge = Bridge::builder().start();
-    let port = ports::free();
-    let settings = Settings::new(Duration::from_secs(1)).server(5001, port);
-    assert_eq!(v1::handshake(&bridge.meeting, &settings.json()).unwrap().1, Answer::Ack);
-    let mut wire = dial(&bridge.meeting, INIT_PORT);
-    wire.write_all(&v1::beat(&settings.id)).unwrap();
-    wire.read_exact(&mut [0; 17]).unwrap();
-    let idle = TcpStream::connect(Bridge::tcp(port)).unwrap();
-    bridge.signal(Signal::SIGSTOP);
-    for _ in 0..6 {
-        wire.write_all(&v1::beat(&settings.id)).unwrap();
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    bridge.signal(Signal::SIGCONT);
-    wire.write_all(&v1::beat(&settings.id)).unwrap();
-    wait::until("monitoring again", SOON, || bridge.ready_status() != 0);
-    assert_eq!(bridge.ready_status(), 200, "the beats that waited were not looked at before the clock");
-    drop(idle);
 }

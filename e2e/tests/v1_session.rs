@@ -55,7 +55,7 @@ fn the_bridge_closes_the_handshake_after_the_ack_and_says_nothing_more() {
 }
 
 #[test]
-fn settings_are_taken_as_version_one_peers_send_them() {
+fn c2_settings_are_taken_as_version_one_peers_send_them() {
     let bridge = Bridge::builder().start();
     let id = v1::spelled(&fresh_id());
     let with_level = |level: &str| {
@@ -70,6 +70,10 @@ fn settings_are_taken_as_version_one_peers_send_them() {
     ]);
     for line in lines {
         assert_eq!(v1::handshake_within(&bridge.meeting, &line, SOON).1, Answer::Ack, "{line}");
+    }
+    // What the bridge did not know it has named.
+    for key in ["watchdog.more", "unheard-of"] {
+        let _line = bridge.stderr.wait_for_line(&format!("unknown key {key}"), SOON);
     }
 }
 
@@ -133,6 +137,7 @@ fn w2_beats_split_and_joined_are_all_counted() {
     let mut wire = bridge.meeting.dial_host(INIT_PORT).unwrap();
     let beat = beat(&settings.id);
     let start = Instant::now();
+    let mut sent = 0;
     // Pieces that end nowhere near a beat's end; the session lives only if every whole beat among them counts.
     for cut in (1..17).cycle() {
         wire.write_all(&beat[..cut]).unwrap();
@@ -140,11 +145,14 @@ fn w2_beats_split_and_joined_are_all_counted() {
         wire.write_all(&[&beat[cut..], &beat[..], &beat[..cut]].concat()).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         wire.write_all(&beat[cut..]).unwrap();
+        sent += 3;
         if start.elapsed() > SECOND * 4 {
             break;
         }
     }
     assert_eq!(bridge.ready_status(), 200);
+    let counted = || bridge.metric("enclave_bridge_beats_received_total");
+    wait::until("every beat to be counted, and none twice", SOON, || counted() == Some(f64::from(sent)));
     bridge.assert_alive();
 }
 
@@ -154,6 +162,8 @@ fn w3_wrong_ids_end_their_connection_and_nothing_else() {
     let port = ports::free();
     let enclave = Enclave::echo(&bridge.meeting, &Settings::new(SECOND).server(5001, port), 5001);
     let mut stream = tunnels::tcp(Bridge::tcp(port));
+    let bad = || bridge.metric("enclave_bridge_beats_bad_total").unwrap();
+    let before = bad();
     for bytes in [beat(&fresh_id()).to_vec(), b"short\n".to_vec(), vec![b'x'; 1 << 20], vec![b'\n'; 100]] {
         let mut wire = bridge.meeting.dial_host(INIT_PORT).unwrap();
         wire.read_within(SOON);
@@ -162,6 +172,7 @@ fn w3_wrong_ids_end_their_connection_and_nothing_else() {
         let _met = wire.write_all(&bytes);
         let _end = tunnels::read_out(&mut wire);
     }
+    assert_eq!(bad() - before, 4.0, "each counts once");
     stream.write_all(b"still here").unwrap();
     let mut back = [0; 10];
     stream.read_exact(&mut back).unwrap();
@@ -173,7 +184,7 @@ fn w3_wrong_ids_end_their_connection_and_nothing_else() {
 }
 
 #[test]
-fn h9_h10_a_new_handshake_replaces_the_session_and_a_refused_one_does_not() {
+fn h10_a_new_handshake_replaces_the_session_and_a_refused_one_does_not() {
     let mut bridge = Bridge::builder().start();
     let port = ports::free();
     let first = Enclave::echo(&bridge.meeting, &Settings::new(SECOND * 30).server(5001, port), 5001);
@@ -187,6 +198,35 @@ fn h9_h10_a_new_handshake_replaces_the_session_and_a_refused_one_does_not() {
     // The same ports: the old session has to give them back before the new one is granted them.
     let second = handshake(&bridge.meeting, &Settings::new(SECOND * 30).server(5001, port).json()).unwrap().1;
     assert_eq!(second, Answer::Ack);
+    assert_eq!(tunnels::read_out(&mut stream), (0, Some(ErrorKind::ConnectionReset)));
+    echo_once(&mut tunnels::tcp(Bridge::tcp(port)));
+    drop(first);
+    bridge.assert_serves();
+}
+
+#[test]
+fn h12_a_handshake_that_is_replayed_is_a_new_one() {
+    let mut bridge = Bridge::builder().start();
+    let port = ports::free();
+    let recorded = Settings::new(SECOND * 30).server(5001, port);
+    let first = Enclave::echo(&bridge.meeting, &recorded, 5001);
+    let second = Settings::new(SECOND * 30).server(5001, port);
+    assert_eq!(handshake(&bridge.meeting, &second.json()).unwrap().1, Answer::Ack);
+    let mut stream = tunnels::tcp(Bridge::tcp(port));
+    echo_once(&mut stream);
+    // The first session is over: its beats are nobody's, and change nothing.
+    let mut late = bridge.meeting.dial_host(INIT_PORT).unwrap();
+    late.read_within(SOON);
+    late.write_all(&beat(&recorded.id)).unwrap();
+    assert_eq!(tunnels::read_out(&mut late).0, 0, "an answer to a beat of a session that is over");
+    echo_once(&mut stream);
+    // Its handshake once more, byte for byte: one takeover, no more and no less.
+    let count = |name: &str| bridge.metric(name).unwrap();
+    let (started, ended) = ("enclave_bridge_sessions_started_total", "enclave_bridge_sessions_ended_total");
+    let before = (count(started), count(ended));
+    assert_eq!(handshake(&bridge.meeting, &recorded.json()).unwrap().1, Answer::Ack);
+    assert_eq!((count(started) - before.0, count(ended) - before.1), (1.0, 1.0));
+    assert_eq!(count("enclave_bridge_sessions"), 1.0);
     assert_eq!(tunnels::read_out(&mut stream), (0, Some(ErrorKind::ConnectionReset)));
     echo_once(&mut tunnels::tcp(Bridge::tcp(port)));
     drop(first);

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: documents and tree agree with the code.
 
+mod faults;
 mod rooms;
 mod tables;
 mod text;
@@ -16,6 +17,7 @@ pub(crate) fn run() -> Result<(), String> {
     rooms::check(&root, &mut findings)?;
     text::check(&root, &files, &mut findings);
     tables::check(&root, &files, &mut findings);
+    faults::check(&root, &files, &mut findings);
     for warning in &findings.warnings {
         println!("warning: {warning}");
     }

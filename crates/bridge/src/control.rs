@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_gets_in_and_the_least_advanced_makes_room() {
+    fn h11_the_newest_gets_in_and_the_least_advanced_makes_room() {
         let unfinished = Unfinished::default();
         let enter = |cid| unfinished.enter_within(&Peer::Cid(cid), 2, 3);
         let first = enter(16);

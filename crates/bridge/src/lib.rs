@@ -19,6 +19,7 @@ pub mod sandbox;
 pub mod streams;
 pub mod telemetry;
 
+mod beats;
 mod control;
 mod egress;
 mod ingress;

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use enclave_bridge_net::{Listen, Listener, Origin, Peer, Scope, Stream};
 use enclave_bridge_policy::{ClientGrant, Grant, ServerGrant, grant};
-use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat, loss_after};
+use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::app::{App, Endpoint};
+use crate::beats::LastBeat;
 use crate::ingress::{self, Upstream};
 use crate::metrics::{SessionEnd, count};
 use crate::serving::Serving;
@@ -26,10 +27,6 @@ use crate::{egress, metrics};
 
 /// Beats are sent every third of the interval: two may be lost on the way before the other side's limit of 1.5.
 const BEATS_PER_INTERVAL: u32 = 3;
-
-/// After the limit has passed a session is given this part of its interval to show a beat that lies in the socket:
-/// a daemon that was stopped for a while wakes to find its timers expired and the beats unread.
-const GRACE_DIVISOR: u32 = 20;
 
 /// Beats that are read at once: after a pause many may have queued up.
 const BEAT_READ_BYTES: usize = 17 * 16;
@@ -45,7 +42,7 @@ pub(crate) struct Session {
     grant: Grant,
     scope: Scope,
     started: Instant,
-    last_beat: Mutex<Instant>,
+    last_beat: LastBeat,
     beat_connections: Mutex<Vec<(u64, CancellationToken)>>,
     next_connection: AtomicU64,
     ending: AtomicBool,
@@ -81,15 +78,14 @@ pub(crate) async fn establish(
         old.end(app, SessionEnd::Replaced).await;
     }
     let bound = bind_all(app, endpoint, &granted)?;
-    let now = Instant::now();
     let session = Arc::new(Session {
         peer: peer.clone(),
         enclave: tenant.name.clone(),
         called,
         scope: app.scope.child("session"),
         grant: granted,
-        started: now,
-        last_beat: Mutex::new(now),
+        started: Instant::now(),
+        last_beat: LastBeat::new(),
         beat_connections: Mutex::default(),
         next_connection: AtomicU64::new(0),
         ending: AtomicBool::new(false),
@@ -165,7 +161,7 @@ impl Session {
 
     /// How long ago the last beat came (or the session began).
     pub(crate) fn beat_age(&self) -> Duration {
-        self.lock_beat().elapsed()
+        self.last_beat.age()
     }
 
     /// The TCP addresses that this session listens on.
@@ -259,7 +255,7 @@ impl Session {
             Ok(0) => true,
             Ok(beats) => {
                 app.metrics.beats_received.fetch_add(beats as u64, Ordering::Relaxed);
-                *self.lock_beat() = Instant::now();
+                self.last_beat.heard();
                 true
             }
             Err(wrong) => {
@@ -270,10 +266,6 @@ impl Session {
         }
     }
 
-    fn lock_beat(&self) -> MutexGuard<'_, Instant> {
-        self.last_beat.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn lock_beat_connections(&self) -> MutexGuard<'_, Vec<(u64, CancellationToken)>> {
         self.beat_connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -281,26 +273,13 @@ impl Session {
 
 /// Ends the session when its beats fail to come.
 async fn watch(app: Arc<App>, session: Arc<Session>) {
-    let interval = session.grant.interval();
-    let limit = loss_after(interval);
-    loop {
-        let deadline = *session.lock_beat() + limit;
-        tokio::select! {
-            () = sleep_until(deadline) => {}
-            () = session.scope.cancelled() => return,
-        }
-        if *session.lock_beat() + limit > deadline {
-            continue;
-        }
-        tokio::time::sleep(interval / GRACE_DIVISOR).await;
-        if *session.lock_beat() + limit > deadline {
-            continue;
-        }
-        warn!("session of {}: lost: no beat for {:?}", session.called, session.beat_age());
-        session.end(&app, SessionEnd::Lost).await;
-        app.enclave_lost();
-        return;
+    tokio::select! {
+        () = session.last_beat.lost(session.grant.interval()) => {}
+        () = session.scope.cancelled() => return,
     }
+    warn!("session of {}: lost: no beat for {:?}", session.called, session.beat_age());
+    session.end(&app, SessionEnd::Lost).await;
+    app.enclave_lost();
 }
 
 async fn accept_ingress(serving: Arc<Serving>, mut listener: Listener, upstream: Arc<Upstream>) {

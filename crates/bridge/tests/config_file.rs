@@ -17,7 +17,7 @@ fn samples(which: &str) -> PathBuf {
 }
 
 #[test]
-fn bad_samples_tell_every_error_with_its_line() {
+fn c7_bad_samples_tell_every_error_with_its_line() {
     let mut seen = 0;
     for entry in std::fs::read_dir(samples("bad")).unwrap() {
         let path = entry.unwrap().path();
@@ -36,7 +36,7 @@ fn bad_samples_tell_every_error_with_its_line() {
 }
 
 #[test]
-fn syntax_errors_have_line_and_column() {
+fn c7_syntax_errors_have_line_and_column() {
     let path = samples("bad/syntax.toml");
     let (text, code) = errors(&["--config", path.to_str().unwrap()], &[]);
     // The words are the parser's, the places are ours.
@@ -191,7 +191,7 @@ fn lists_in_the_file_replace_the_defaults() {
 }
 
 #[test]
-fn a_named_file_must_exist_and_the_default_one_need_not() {
+fn c7_a_named_file_must_exist_and_the_default_one_need_not() {
     let missing = "/nonexistent/named.toml";
     let message = format!("{missing}: cannot be read: no such file or directory");
     assert_eq!(errors(&["--config", missing], &[]), (message.clone(), 78));
@@ -208,7 +208,7 @@ fn a_named_file_must_exist_and_the_default_one_need_not() {
 }
 
 #[test]
-fn files_that_are_not_read() {
+fn c7_files_that_are_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = file(&directory, "init_port = 7000\n");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -246,7 +246,7 @@ fn control_characters_of_a_key_do_not_reach_the_terminal() {
 }
 
 #[test]
-fn deep_nesting_is_an_error_and_no_crash() {
+fn c7_deep_nesting_is_an_error_and_no_crash() {
     let directory = tempfile::tempdir().unwrap();
     let path = file(&directory, &format!("egress_allow = {}", "[".repeat(100_000)));
     assert_eq!(errors(&["--config", &path], &[]).1, 78);

@@ -10,8 +10,8 @@
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn a_port_belongs_to_the_first_peer_that_was_granted_it() {
+fn h9_a_port_belongs_to_the_first_peer_that_was_granted_it() {
     let daemon = Daemon::start(&["a", "b"]);
     let port = free_port();
     assert_eq!(shake_hands(&daemon.path("a"), 1, port), ACK);
@@ -119,8 +119,71 @@ fn a_port_belongs_to_the_first_peer_that_was_granted_it() {
     }
 }
 
+/// An enclave that sends back what comes on any of its ports.
+fn echo_at(uds_path: &Path) {
+    let listener = UnixListener::bind(uds_path).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let mut stream = BufReader::new(stream);
+            let mut request = String::new();
+            stream.read_line(&mut request).unwrap();
+            stream.get_mut().write_all(b"OK 1073741824\n").unwrap();
+            std::thread::spawn(move || {
+                let mut writing = stream.get_ref().try_clone().unwrap();
+                let _sent = std::io::copy(&mut stream, &mut writing);
+                writing.shutdown(Shutdown::Write)
+            });
+        }
+    });
+}
+
+/// Bytes that differ at every offset of a MiB.
+fn piece(seed: u32) -> Vec<u8> {
+    (0..1 << 18).flat_map(|n: u32| n.wrapping_mul(0x9e37_79b9).wrapping_add(seed).to_le_bytes()).collect()
+}
+
 #[test]
-fn beats_of_one_peer_do_not_count_for_another() {
+fn h9_a_second_enclave_at_any_step_of_its_handshake_leaves_the_firsts_streams_alone() {
+    let daemon = Daemon::start(&["a", "b"]);
+    echo_at(&daemon.path("a"));
+    let port = free_port();
+    assert_eq!(shake_hands(&daemon.path("a"), 1, port), ACK);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut echoes = |seed: u32| {
+        let sent = piece(seed);
+        let mut writing = stream.try_clone().unwrap();
+        let bytes = sent.clone();
+        let writer = std::thread::spawn(move || writing.write_all(&bytes));
+        let mut back = vec![0; sent.len()];
+        stream.read_exact(&mut back).unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(back == sent, "piece {seed} came back otherwise");
+    };
+    echoes(0);
+    // The other enclave stops after each step of its handshake, and then asks for the first one's port.
+    let mut other = BufReader::new(connect(&daemon.path("b"), 5000));
+    echoes(1);
+    other.get_mut().write_all(ACK).unwrap();
+    echoes(2);
+    let mut environment = String::new();
+    other.read_line(&mut environment).unwrap();
+    echoes(3);
+    other.get_mut().write_all(b"{\"watchdog\":").unwrap();
+    echoes(4);
+    drop(other);
+    echoes(5);
+    let refusal = shake_hands(&daemon.path("b"), 2, port);
+    assert!(refusal.starts_with(b"\x15PORT_IN_USE "), "{refusal:02x?}");
+    echoes(6);
+    assert_eq!(shake_hands(&daemon.path("b"), 3, free_port()), ACK);
+    echoes(7);
+    drop(stream);
+    daemon.end();
+}
+
+#[test]
+fn w3_beats_of_one_peer_do_not_count_for_another() {
     let daemon = Daemon::start(&["a", "b"]);
     assert_eq!(shake_hands(&daemon.path("a"), 1, free_port()), ACK);
     assert_eq!(shake_hands(&daemon.path("b"), 2, free_port()), ACK);

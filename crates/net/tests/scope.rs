@@ -67,7 +67,7 @@ impl Drop for SetOnDrop {
 }
 
 #[tokio::test]
-async fn a_panic_ends_its_task_only_and_is_counted_upwards() {
+async fn s6_a_panic_ends_its_task_only_and_is_counted_upwards() {
     let root = Scope::root("root");
     let (child, other) = (root.child("child"), root.child("other"));
     let dropped = Arc::new(AtomicBool::new(false));

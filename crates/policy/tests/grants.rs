@@ -78,7 +78,7 @@ fn a_grant_carries_what_was_asked() {
 }
 
 #[test]
-fn refusals_name_code_and_path() {
+fn c3_refusals_name_code_and_path() {
     let other_cid = ServerRequest { enclave_cid: 17, ..server(8081, None) };
     for (servers, clients, expected) in [
         (
@@ -175,7 +175,22 @@ fn listeners_of_two_families_or_addresses_do_not_overlap() {
 }
 
 #[test]
-fn the_cid_in_the_settings_is_not_compared_on_a_socket_path() {
+fn c4_every_cid_but_the_peers_own_is_a_mismatch() {
+    for own in [3, 16, 17, u32::MAX - 1] {
+        for asked in [0, 1, 2, 3, 15, 16, 17, 18, u32::MAX - 1, u32::MAX] {
+            let settings = settings(vec![ServerRequest { enclave_cid: asked, ..server(8080, None) }], vec![]);
+            let answer = grant(&settings, PeerIdentity::Cid(own), &operator());
+            if asked == own {
+                assert!(answer.is_ok(), "{asked}: {answer:?}");
+            } else {
+                assert_eq!(answer.unwrap_err().code(), NakCode::CidMismatch, "{asked} of {own}");
+            }
+        }
+    }
+}
+
+#[test]
+fn c4_the_cid_in_the_settings_is_not_compared_on_a_socket_path() {
     let settings = settings(vec![ServerRequest { enclave_cid: 99, ..server(8080, None) }], vec![]);
     assert!(grant(&settings, PeerIdentity::Path, &operator()).is_ok());
     let nak = grant(&settings, PeerIdentity::Cid(16), &operator()).unwrap_err();

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_that_breaks_every_connection_sees_one_a_second_after_the_burst() {
+    fn w9_a_bridge_that_breaks_every_connection_sees_one_a_second_after_the_burst() {
         let mut pace = Pace::new();
         let start = Instant::now();
         let mut now = start;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_asked_again_within_five_seconds() {
+    fn h13_refusals_are_asked_again_within_five_seconds() {
         let mut pace = Pace::new();
         let pauses: Vec<_> = (0..20).map(|_| pace.refused()).collect();
         assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(5)));

@@ -130,7 +130,7 @@ async fn a_bridge_that_takes_no_enclave_says_so_in_place_of_the_environment() {
 }
 
 #[tokio::test]
-async fn a_hostile_environment_is_a_typed_error_without_its_values() {
+async fn h17_a_hostile_environment_is_a_typed_error_without_its_values() {
     let oversized = format!("{{\"A\":\"{}\"}}", "s3cret".repeat(200_000));
     for environment in [
         "s3cret",
@@ -159,7 +159,7 @@ async fn a_hostile_environment_is_a_typed_error_without_its_values() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bridge_that_is_gone_between_settings_and_ack_fifty_times_is_waited_for() {
+async fn h13_a_bridge_that_is_gone_between_settings_and_ack_fifty_times_is_waited_for() {
     for environment in [V1, V1_1] {
         let place = Place::new();
         let host = async {
@@ -177,7 +177,7 @@ async fn a_bridge_that_is_gone_between_settings_and_ack_fifty_times_is_waited_fo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bridge_that_accepts_and_closes_sees_one_connection_a_second() {
+async fn w9_a_bridge_that_accepts_and_closes_sees_one_connection_a_second() {
     let place = Place::new();
     let init = place.host(5000);
     let mut accepted = 0;
@@ -226,7 +226,7 @@ async fn settings_may_be_sent_long_after_the_environment() {
 }
 
 #[tokio::test]
-async fn dropping_the_start_anywhere_leaves_no_task() {
+async fn h14_dropping_the_start_anywhere_leaves_no_task() {
     let place = Place::new();
     let root = Scope::root("test");
     let options = || place.options().scope(&root);
@@ -277,4 +277,79 @@ async fn dropping_the_start_anywhere_leaves_no_task() {
         // The beats that were on their way.
         while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(20), init.accept()).await {}
     }
+}
+
+/// A future that is given up after so many polls.
+struct Polls<F> {
+    inner: std::pin::Pin<Box<F>>,
+    left: usize,
+}
+
+impl<F: Future> Future for Polls<F> {
+    /// Nothing where it was given up.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        let Some(left) = self.left.checked_sub(1) else { return std::task::Poll::Ready(None) };
+        self.left = left;
+        let polled = self.inner.as_mut().poll(context).map(Some);
+        if polled.is_pending() && self.left == 0 {
+            return std::task::Poll::Ready(None);
+        }
+        polled
+    }
+}
+
+#[tokio::test]
+async fn h14_the_start_given_up_after_every_poll_leaves_no_task() {
+    let root = Scope::root("test");
+    let mut polls = 1;
+    loop {
+        let place = Place::new();
+        let init = place.host(5000);
+        // A byte of the environment at a time, so that the start waits in many places.
+        let host = async {
+            loop {
+                let (mut stream, _) = init.accept().await.unwrap();
+                for byte in format!("{V1}\n").bytes() {
+                    drop(stream.write_all(&[byte]).await);
+                    tokio::task::yield_now().await;
+                }
+                let mut settings = [0; 4096];
+                if matches!(stream.read(&mut settings).await, Ok(read) if read > 0) {
+                    for byte in ACK {
+                        drop(stream.write_all(&[byte]).await);
+                        tokio::task::yield_now().await;
+                    }
+                }
+                drop(stream.read(&mut settings).await);
+            }
+        };
+        let start = async {
+            let mut bridge = Bridge::connect(place.options().scope(&root)).await?;
+            let listener = bridge.server(5001, 8080).listen()?;
+            Ok::<_, Error>((bridge.start().await?, listener))
+        };
+        let given_up = async {
+            // Time to be given up in is no more than what a poll takes.
+            Polls { inner: Box::pin(start), left: polls }.await
+        };
+        let done = soon(async {
+            tokio::select! {
+                done = given_up => done,
+                () = host => None,
+            }
+        })
+        .await;
+        let finished = done.is_some();
+        if let Some(started) = done {
+            drop(started.unwrap());
+        }
+        no_tasks(&root).await;
+        if finished {
+            break;
+        }
+        polls += 1;
+    }
+    assert!(polls > 10, "the start took {polls} polls only");
 }

@@ -94,7 +94,7 @@ async fn a_broken_connection_of_beats_is_made_again_without_a_handshake() {
 }
 
 #[tokio::test]
-async fn a_wrong_beat_closes_that_connection() {
+async fn w3_a_wrong_beat_closes_that_connection() {
     let place = Place::new();
     let init = place.host(5000);
     let (_session, id, mut beats) = session(&place, &init).await;
@@ -130,4 +130,36 @@ async fn a_bridge_that_comes_back_is_asked_again_and_may_send_another_environmen
     soon(session.ready()).await.unwrap();
     changes.changed().await.unwrap();
     assert_eq!(session.environment().get("PLANET"), Some("mars"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn w10_five_minutes_without_a_bridge_and_the_same_program_is_served_again() {
+    let place = Place::new();
+    let init = place.host(5000);
+    let (session, id, beats) = session(&place, &init).await;
+    drop((init, beats));
+    until(&session, reconnecting).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(reconnecting(&session.state().borrow()));
+    let init = place.host(5000);
+    let back = Instant::now();
+    let new = granted(&init, V1_1).await;
+    let _beats = beating(&init, new).await;
+    session.ready().await.unwrap();
+    assert!(back.elapsed() < Duration::from_secs(2), "asked again only after {:?}", back.elapsed());
+    assert_ne!(new, id, "a session of its own");
+}
+
+#[tokio::test]
+async fn beats_go_to_the_init_port_that_the_handshake_went_to() {
+    let place = Place::new();
+    let init = place.host(6000);
+    let options = place.options().init_port(6000);
+    let enclave = async { Bridge::connect(options).await.unwrap().start().await.unwrap() };
+    let host = async {
+        let id = granted(&init, V1_1).await;
+        beating(&init, id).await
+    };
+    let (session, _beats) = soon(async { tokio::join!(enclave, host) }).await;
+    soon(session.ready()).await.unwrap();
 }

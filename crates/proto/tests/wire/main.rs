@@ -20,6 +20,7 @@ mod pair;
 mod properties;
 mod records;
 mod settings;
+mod splits;
 mod traces;
 
 use enclave_bridge_proto::{

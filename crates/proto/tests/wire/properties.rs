@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn nearly_settings_never_panic(bytes in nearly_settings()) {
+    fn c1_nearly_settings_never_panic(bytes in nearly_settings()) {
         if let Err(nak) = Settings::parse(&bytes, &Announcement::v1_1(Feature::ALL)) {
             prop_assert!(nak.encode().len() <= NAK_MAX_BYTES);
         }
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn cut_settings_are_never_taken(settings in settings(), cut: prop::sample::Index) {
+    fn c1_cut_settings_are_never_taken(settings in settings(), cut: prop::sample::Index) {
         let line = settings.encode_line();
         let json = &line[..line.len() - 1];
         prop_assert!(Settings::parse(&json[..cut.index(json.len())], &Announcement::v1_1(Feature::ALL)).is_err());

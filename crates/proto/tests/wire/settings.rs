@@ -50,7 +50,7 @@ fn the_least_that_is_enough() {
 }
 
 #[test]
-fn odd_spellings_that_version_1_takes() {
+fn c2_odd_spellings_that_version_1_takes() {
     for spelling in ["urn:uuid:f6a1c1a2-6f0e-4f0e-9a53-2f1f0c9d7d10", "{f6a1c1a26f0e4f0e9a532f1f0c9d7d10}"] {
         assert_eq!(taken("f6a1c1a2-6f0e-4f0e-9a53-2f1f0c9d7d10", spelling).id, id());
     }
@@ -72,7 +72,7 @@ fn odd_spellings_that_version_1_takes() {
 }
 
 #[test]
-fn unknown_keys_are_ignored_and_named() {
+fn c2_unknown_keys_are_ignored_and_named() {
     let text =
         changed("\"appName\":\"a\"", r#""appName":"a","tls":{"deep":[1,{"x":null}],"deep":2},"\u001b[2J":1e999"#)
             .replace("\"bridgeTcpPort\"", "\"weight\":[],\"bridgeTcpPort\"");
@@ -86,7 +86,7 @@ fn unknown_keys_are_ignored_and_named() {
 }
 
 #[test]
-fn every_refusal_names_the_path() {
+fn c1_every_refusal_names_the_path() {
     let cases = [
         ("30000000000", "0", "BAD_INTERVAL: watchdog.interval: 0ns is outside 1 s to 1 h (the unit is nanoseconds)"),
         ("30000000000", "-1", "BAD_INTERVAL: watchdog.interval: negative"),
@@ -176,7 +176,7 @@ fn every_refusal_names_the_path() {
 }
 
 #[test]
-fn no_settings_at_all() {
+fn c1_no_settings_at_all() {
     for (text, expected) in [
         ("null", "BAD_CONFIG: settings: null is not an object"),
         ("[]", "BAD_CONFIG: settings: a list is not an object"),
@@ -241,7 +241,7 @@ fn an_id_with_a_newline_is_for_1_1() {
 }
 
 #[test]
-fn more_tunnels_than_the_limit() {
+fn c5_more_tunnels_than_the_limit() {
     for (list, element) in [
         ("servers", r#"{"enclaveCid":3,"enclaveListenPort":1,"bridgeTcpPort":1}"#),
         ("clients", r#"{"enclaveDialPort":1}"#),
