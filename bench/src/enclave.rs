@@ -1,7 +1,9 @@
-//! The enclave of the load, on the wire of version 1: a handshake with one server and one client, and beats.
+//! The enclave of the load, on the wire of version 1, of 1.1 where it asks for framed streams: a handshake with one server
+//! and one client, and beats.
 
 use crate::error::BenchError;
 use crate::process::Stop;
+use crate::records::Form;
 use crate::socket::{Address, Stream};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub(crate) struct Wishes {
     pub(crate) tcp_port: u16,
     /// Where it dials for egress.
     pub(crate) dial_port: u32,
+    /// What the streams to its server are made of.
+    pub(crate) form: Form,
 }
 
 /// A session that beats until it is dropped.
@@ -91,16 +95,20 @@ fn line(stream: &Stream) -> io::Result<Vec<u8>> {
 }
 
 fn settings(wishes: &Wishes) -> String {
-    let Wishes { cid, listen_port, tcp_port, dial_port } = wishes;
+    let Wishes { cid, listen_port, tcp_port, dial_port, form } = wishes;
     let interval = INTERVAL.as_nanos();
+    let (version, framed) = match form {
+        Form::Raw => ("", ""),
+        Form::Framed => (r#""protocol":"1.1","#, r#","framed":true"#),
+    };
     format!(
         concat!(
-            r#"{{"appName":"bench","watchdog":{{"enclaveId":"{}","interval":{}}},"logger":{{"level":"info"}},"#,
-            r#""servers":[{{"enclaveCid":{},"enclaveListenPort":{},"bridgeTcpPort":{}}}],"#,
+            r#"{{"appName":"bench",{}"watchdog":{{"enclaveId":"{}","interval":{}}},"logger":{{"level":"info"}},"#,
+            r#""servers":[{{"enclaveCid":{},"enclaveListenPort":{},"bridgeTcpPort":{}{}}}],"#,
             r#""clients":[{{"enclaveDialPort":{},"requestTimeout":0}}]}}"#,
             "\n"
         ),
-        ID_TEXT, interval, cid, listen_port, tcp_port, dial_port
+        version, ID_TEXT, interval, cid, listen_port, tcp_port, framed, dial_port
     )
 }
 
@@ -132,10 +140,14 @@ mod tests {
         let bytes: String = ID.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(ID_TEXT.replace('-', ""), bytes);
         assert!(!ID.contains(&b'\n'));
-        let text = settings(&Wishes { cid: 16, listen_port: 5001, tcp_port: 8080, dial_port: 5002 });
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json.pointer("/servers/0/bridgeTcpPort").unwrap(), 8080);
-        assert_eq!(json.pointer("/clients/0/enclaveDialPort").unwrap(), 5002);
-        assert_eq!(text.matches('\n').count(), 1);
+        for (form, framed) in [(Form::Raw, None), (Form::Framed, Some(true))] {
+            let text = settings(&Wishes { cid: 16, listen_port: 5001, tcp_port: 8080, dial_port: 5002, form });
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(json.pointer("/servers/0/bridgeTcpPort").unwrap(), 8080);
+            assert_eq!(json.pointer("/clients/0/enclaveDialPort").unwrap(), 5002);
+            assert_eq!(json.pointer("/servers/0/framed").and_then(serde_json::Value::as_bool), framed);
+            assert_eq!(json.pointer("/protocol").is_some(), framed.is_some(), "{text}");
+            assert_eq!(text.matches('\n').count(), 1);
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::rows::Run;
 use crate::stats::{Estimate, estimate, ratios};
 use std::collections::BTreeMap;
 
-/// What the bridge's value is held against, within each round.
+/// What a value is held against, within each round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Against {
     /// Nothing: the value itself.
@@ -27,6 +27,8 @@ pub(crate) enum Bound {
 /// A promise.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gate {
+    /// The target that promises.
+    pub(crate) of: &'static str,
     /// The test that measures it.
     pub(crate) test: &'static str,
     /// The metric of it.
@@ -72,6 +74,8 @@ pub(crate) struct Judged {
 use Against::{Itself, Smaller, Target};
 use Bound::{AtLeast, AtMost};
 
+const BRIDGE: &str = "bridge";
+
 const HAPROXY: Against = Target("haproxy");
 
 /// Over the hybrid transport.
@@ -101,6 +105,8 @@ pub(crate) const GATES: &[Gate] = &[
     gate("mixed", "p99_us", HAPROXY, AtMost(1.2), Some(AtMost(0.8)), "small messages beside 8 bulk streams: p99"),
     gate("short", "conn_s", HAPROXY, AtLeast(0.95), Some(AtLeast(1.1)), "short connections: rate"),
     gate("short", "cpu_us_conn", HAPROXY, AtMost(1.05), Some(AtMost(0.8)), "short connections: CPU each"),
+    framed("bulk-up", "bulk up, one stream, framed: throughput"),
+    framed("bulk-down", "bulk down, one stream, framed: throughput"),
     gate("idle", "kib_conn", Itself, AtMost(2.0), Some(AtMost(1.0)), "idle connections: resident KiB each"),
     gate("idle", "kib_conn", HAPROXY, AtMost(0.6), None, "idle connections: resident memory each"),
     gate("used", "kib_conn", Itself, AtMost(2.5), Some(AtMost(1.2)), "idle after 1 MiB each: resident KiB each"),
@@ -130,7 +136,13 @@ const fn gate(
     aim: Option<Bound>,
     what: &'static str,
 ) -> Gate {
-    Gate { test, metric, against, gate, aim, what }
+    Gate { of: BRIDGE, test, metric, against, gate, aim, what }
+}
+
+/// What framing may cost: a twentieth of the throughput.
+const fn framed(test: &'static str, what: &'static str) -> Gate {
+    let (against, gate) = (Target(BRIDGE), AtLeast(0.95));
+    Gate { of: "bridge-framed", test, metric: "gbit_s", against, gate, aim: None, what }
 }
 
 /// Every promise of the run's transport, judged.
@@ -141,7 +153,7 @@ pub(crate) fn judge(run: &Run) -> Vec<Judged> {
 
 impl Gate {
     fn judge(&'static self, run: &Run) -> Judged {
-        let ours = run.by_round(self.test, "bridge", self.metric);
+        let ours = run.by_round(self.test, self.of, self.metric);
         let of = |target: &str| run.by_round(self.test, target, self.metric);
         let values: Vec<f64> = match self.against {
             Itself => ours.values().copied().collect(),
@@ -149,7 +161,7 @@ impl Gate {
             Smaller(one, other) => ratios(&ours, &smaller(&of(one), &of(other))),
         };
         let measured = estimate(&values);
-        let missing = if run.void(self.test, "bridge").is_some() { Verdict::Void } else { Verdict::NotMeasured };
+        let missing = if run.void(self.test, self.of).is_some() { Verdict::Void } else { Verdict::NotMeasured };
         let verdict = measured.map_or(missing, |measured| self.gate.verdict(measured));
         let aim = self.aim.map(|aim| measured.map_or(missing, |measured| aim.verdict(measured)));
         Judged { gate: self, measured, verdict, aim }
@@ -223,7 +235,8 @@ mod tests {
                     Target(one) => &[one],
                     Smaller(one, other) => &[one, other],
                 };
-                assert!(against.iter().all(|name| all.iter().any(|(known, _)| known == name)), "{gate:?}");
+                let named = against.iter().chain([&gate.of]);
+                assert!(named.into_iter().all(|name| all.iter().any(|(known, _)| known == name)), "{gate:?}");
             }
         }
     }

@@ -14,6 +14,7 @@ mod place;
 mod plan;
 mod process;
 mod procfs;
+mod records;
 mod report;
 mod rounds;
 mod rows;
@@ -152,7 +153,7 @@ fn measured(wanted: &Wanted, bridge: &Path, far: Far) -> Result<Run, BenchError>
             Ok(target) => targets.push(target),
             Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
             // What is under test has to run; a peer that does not is named.
-            Err(error) if kind == Kind::Bridge => return Err(error),
+            Err(error) if kind.is_bridge() => return Err(error),
             Err(error) => {
                 eprintln!("left out: {name}: {error}");
                 left_out.push(format!("{name}: {error}"));

@@ -27,7 +27,8 @@ pub(crate) fn run(tests: &[&'static Test], targets: &mut [Target], ground: &Grou
     for round in 0..pace.rounds {
         for test in tests.iter().filter(|test| test.is_timed()) {
             for place in rotation(targets.len(), round) {
-                let Some(target) = targets.get(place).filter(|_| !ground.stop.is_set()) else { continue };
+                let wanted = |target: &&Target| !ground.stop.is_set() && target.takes_part(test);
+                let Some(target) = targets.get(place).filter(wanted) else { continue };
                 rows.extend(measure(test, target, ground, pace, round));
             }
         }
@@ -39,7 +40,7 @@ pub(crate) fn run(tests: &[&'static Test], targets: &mut [Target], ground: &Grou
         for round in 0..pace.memory_rounds {
             for place in rotation(targets.len(), round) {
                 let Some(target) = targets.get_mut(place).filter(|_| !ground.stop.is_set()) else { continue };
-                if test.needs_a_relay() && target.roots().is_empty() {
+                if (test.needs_a_relay() && target.roots().is_empty()) || !target.takes_part(test) {
                     continue;
                 }
                 match target.start_afresh(ground) {

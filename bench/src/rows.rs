@@ -114,9 +114,12 @@ impl Run {
         self.rows.iter().filter(|row| row.test == test).map(|row| row.round + 1).max().unwrap_or(0)
     }
 
-    /// The target that the others are compared with where no gate says otherwise.
+    /// The target that the others are compared with where no gate says otherwise; of a run that was narrowed down, the
+    /// bridge or no relay at all.
     pub(crate) fn yardstick(&self) -> &'static str {
-        if self.transport == "vsock" { "direct" } else { "haproxy" }
+        let measured = |name: &&str| self.targets.iter().any(|target| target.name == **name);
+        let wanted: &[&'static str] = if self.transport == "vsock" { &["direct"] } else { &["haproxy", "bridge"] };
+        wanted.iter().copied().find(measured).unwrap_or("direct")
     }
 
     /// Rows that are void.
@@ -200,6 +203,16 @@ pub(crate) mod tests {
         assert!((ratio.median - 0.5).abs() < 1e-9 && (ratio.high - ratio.low).abs() < 1e-9, "{ratio:?}");
         let value = example().value("bulk-up", "bridge", "cpu_s_gib").unwrap();
         assert!(value.high > value.low, "{value:?}");
+    }
+
+    #[test]
+    fn a_narrow_run_is_compared_with_what_it_has() {
+        let mut run = example();
+        assert_eq!(run.yardstick(), "haproxy");
+        run.targets.retain(|target| target.name != "haproxy");
+        assert_eq!(run.yardstick(), "bridge");
+        run.transport = "vsock".to_owned();
+        assert_eq!(run.yardstick(), "direct");
     }
 
     #[test]

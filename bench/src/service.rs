@@ -4,8 +4,9 @@
 //! byte was lost.
 
 use crate::error::BenchError;
+use crate::records::{Form, Served};
 use crate::socket::{Address, Listener, Stream};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,8 +101,8 @@ pub(crate) fn trailer_count(bytes: [u8; TRAILER_BYTES]) -> Option<u64> {
 pub(crate) enum Before {
     /// Nothing.
     Nothing,
-    /// The two lines of the hybrid transport: the guest's socket.
-    Connect,
+    /// The two lines of the hybrid transport: the guest's socket. Behind them the stream has this form.
+    Connect(Form),
 }
 
 /// Connections that stay open until they are let go.
@@ -143,12 +144,17 @@ fn work(listener: &Listener, before: Before, held: &Held) {
 }
 
 fn serve_one(stream: Stream, before: Before, held: &Held, buffer: &mut [u8]) -> io::Result<()> {
-    if before == Before::Connect {
-        answer_connect(&stream)?;
-    }
+    let form = match before {
+        Before::Nothing => Form::Raw,
+        Before::Connect(form) => {
+            answer_connect(&stream)?;
+            form
+        }
+    };
+    let mut stream = Served::new(stream, form);
     let mut filled = 0;
     let request = loop {
-        filled += read_some(&stream, buffer.get_mut(filled..).unwrap_or_default())?;
+        filled += some(stream.read(buffer.get_mut(filled..).unwrap_or_default())?)?;
         if let Some(request) = buffer.first_chunk::<REQUEST_BYTES>().filter(|_| filled >= REQUEST_BYTES) {
             break Request::decode(*request).ok_or(ErrorKind::InvalidData)?;
         }
@@ -156,13 +162,15 @@ fn serve_one(stream: Stream, before: Before, held: &Held, buffer: &mut [u8]) -> 
     let early = buffer.get(REQUEST_BYTES..filled).unwrap_or_default();
     match request {
         Request::Echo => {
-            (&stream).write_all(early)?;
+            if !early.is_empty() {
+                stream.write_all(early)?;
+            }
             loop {
-                let count = read_or_end(&stream, buffer)?;
+                let count = stream.read(buffer)?;
                 if count == 0 {
                     return stream.end_writing();
                 }
-                (&stream).write_all(buffer.get(..count).unwrap_or_default())?;
+                stream.write_all(buffer.get(..count).unwrap_or_default())?;
             }
         }
         Request::Sink(wait_ms) => {
@@ -171,48 +179,50 @@ fn serve_one(stream: Stream, before: Before, held: &Held, buffer: &mut [u8]) -> 
                 std::thread::sleep(Duration::from_millis(wait_ms));
             }
             loop {
-                let count = read_or_end(&stream, buffer)?;
+                let count = stream.count(buffer)?;
                 if count == 0 {
-                    return (&stream).write_all(&sum.to_le_bytes());
+                    stream.write_all(&sum.to_le_bytes())?;
+                    return stream.close();
                 }
                 sum += count as u64;
             }
         }
         Request::Source(for_ms) => {
             let until = Instant::now() + Duration::from_millis(for_ms);
-            let block = buffer.get(..BLOCK_BYTES).unwrap_or_default();
+            let block = stream.block(buffer.get(..BLOCK_BYTES).unwrap_or_default());
             let mut sum = 0;
             while Instant::now() < until {
-                (&stream).write_all(block)?;
+                stream.write_all(block)?;
                 sum += block.len() as u64;
             }
-            (&stream).write_all(&trailer(sum))?;
+            stream.write_all(&trailer(sum))?;
             stream.end_writing()?;
             // Closing before the other end has read everything could turn the rest into a reset.
-            while read_or_end(&stream, buffer)? > 0 {}
+            while stream.count(buffer)? > 0 {}
             Ok(())
         }
         Request::Hold(bytes) => {
             let mut missing = bytes.saturating_sub(early.len() as u64);
             while missing > 0 {
-                missing = missing.saturating_sub(read_some(&stream, buffer)? as u64);
+                missing = missing.saturating_sub(some(stream.count(buffer)?)? as u64);
             }
             let mut left = bytes;
             while left > 0 {
                 let block = buffer.get(..BLOCK_BYTES.min(usize::try_from(left).unwrap_or(BLOCK_BYTES)));
-                (&stream).write_all(block.unwrap_or_default())?;
+                stream.write_all(block.unwrap_or_default())?;
                 left -= block.map_or(left, |block| block.len() as u64);
             }
-            (&stream).write_all(b"h")?;
-            held.hold(stream);
+            stream.write_all(b"h")?;
+            held.hold(stream.into_raw()?);
             Ok(())
         }
         Request::Stall => {
-            (&stream).write_all(b"s")?;
-            held.hold(stream);
+            stream.write_all(b"s")?;
+            held.hold(stream.into_raw()?);
             Ok(())
         }
         Request::Flood => {
+            let stream = stream.into_raw()?;
             flood(&stream, buffer)?;
             held.hold(stream);
             Ok(())
@@ -240,32 +250,21 @@ pub(crate) fn flood(stream: &Stream, block: &[u8]) -> io::Result<usize> {
 }
 
 /// The bridge sends nothing behind its line before it has the answer: what was read is the line.
-fn answer_connect(stream: &Stream) -> io::Result<()> {
+fn answer_connect(mut stream: &Stream) -> io::Result<()> {
     let mut line = [0; CONNECT_MAX_BYTES];
     let mut filled = 0;
     while !line.contains(&b'\n') {
-        filled += read_some(stream, line.get_mut(filled..).unwrap_or_default())?;
+        filled += match stream.read(line.get_mut(filled..).unwrap_or_default()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            read => some(read?)?,
+        };
     }
-    let mut writing = stream;
-    writing.write_all(b"OK 1073741824\n")
+    stream.write_all(b"OK 1073741824\n")
 }
 
 /// An end is an error.
-fn read_some(stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
-    match read_or_end(stream, buffer)? {
-        0 => Err(ErrorKind::UnexpectedEof.into()),
-        count => Ok(count),
-    }
-}
-
-fn read_or_end(stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut reading = stream;
-    loop {
-        match reading.read(buffer) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            done => return done,
-        }
-    }
+fn some(count: usize) -> io::Result<usize> {
+    if count == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
 }
 
 #[cfg(test)]

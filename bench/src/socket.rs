@@ -3,7 +3,7 @@
 use crate::error::BenchError;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -173,6 +173,10 @@ impl Read for &Stream {
 impl Write for &Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         each!(self, socket => { let mut socket = socket; socket.write(bytes) })
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        each!(self, socket => { let mut socket = socket; socket.write_vectored(parts) })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,7 +6,9 @@ mod peers;
 
 use crate::error::BenchError;
 use crate::load::{Front, one_connection, wait_until};
+use crate::plan::{Deed, Test, Way};
 use crate::process::{Process, Stop};
+use crate::records::Form;
 use crate::service::{Before, Held, serve};
 use crate::socket::{Address, free_port};
 use std::path::{Path, PathBuf};
@@ -25,8 +27,8 @@ const EGRESS_PORT: u32 = 5002;
 pub(crate) enum Kind {
     /// No relay: the client and the server.
     Direct,
-    /// This project.
-    Bridge,
+    /// This project, its streams to the enclave in this form.
+    Bridge(Form),
     /// HAProxy with a buffer of this many bytes, its default where there is none.
     Haproxy(Option<u32>),
     /// nginx's stream module.
@@ -37,10 +39,18 @@ pub(crate) enum Kind {
     Loop(u32),
 }
 
+impl Kind {
+    /// Whether it is what is under test.
+    pub(crate) fn is_bridge(self) -> bool {
+        matches!(self, Kind::Bridge(_))
+    }
+}
+
 /// Every target by its name, in the order of the tables.
 pub(crate) const ALL: &[(&str, Kind)] = &[
     ("direct", Kind::Direct),
-    ("bridge", Kind::Bridge),
+    ("bridge", Kind::Bridge(Form::Raw)),
+    ("bridge-framed", Kind::Bridge(Form::Framed)),
     ("haproxy", Kind::Haproxy(None)),
     ("haproxy-64k", Kind::Haproxy(Some(65536))),
     ("nginx", Kind::Nginx),
@@ -50,8 +60,12 @@ pub(crate) const ALL: &[(&str, Kind)] = &[
 ];
 
 /// Those of a guest of the lab, where the relays' far side is AF_VSOCK.
-pub(crate) const OVER_VSOCK: &[(&str, Kind)] =
-    &[("direct", Kind::Direct), ("bridge", Kind::Bridge), ("loop-8k", Kind::Loop(8192)), ("loop-1k", Kind::Loop(1024))];
+pub(crate) const OVER_VSOCK: &[(&str, Kind)] = &[
+    ("direct", Kind::Direct),
+    ("bridge", Kind::Bridge(Form::Raw)),
+    ("loop-8k", Kind::Loop(8192)),
+    ("loop-1k", Kind::Loop(1024)),
+];
 
 /// The enclave's side of the relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,22 +114,31 @@ impl Ground {
         serve(&Address::Tcp(ground.world), Before::Nothing, &ground.held)?;
         serve(&ground.enclave, Before::Nothing, &ground.held)?;
         if far == Far::Hybrid {
-            serve(&Address::Unix(ground.guest_socket()), Before::Connect, &ground.held)?;
+            for form in [Form::Raw, Form::Framed] {
+                serve(&Address::Unix(ground.guest_socket(form)), Before::Connect(form), &ground.held)?;
+            }
         }
         Ok(ground)
     }
 
-    /// The socket of the guest that the bridge is given.
-    fn guest_socket(&self) -> PathBuf {
-        self.folder.join("guest.sock")
+    /// The socket of the guest that a bridge is given: two bridges have two guests.
+    fn guest_socket(&self, form: Form) -> PathBuf {
+        self.folder.join(guest(form))
     }
 
     /// Where the bridge listens for the guest's connections.
-    fn host(&self, port: u32) -> Address {
+    fn host(&self, form: Form, port: u32) -> Address {
         match self.far {
-            Far::Hybrid => Address::Unix(self.folder.join(format!("guest.sock_{port}"))),
+            Far::Hybrid => Address::Unix(self.folder.join(format!("{}_{port}", guest(form)))),
             Far::Vsock => Address::Vsock(port),
         }
+    }
+}
+
+fn guest(form: Form) -> &'static str {
+    match form {
+        Form::Raw => "guest.sock",
+        Form::Framed => "framed.sock",
     }
 }
 
@@ -178,14 +201,31 @@ impl Target {
                 target.ingress.address = direct;
                 target.egress.address = Address::Tcp(ground.world);
             }
-            Kind::Bridge => {
-                target.egress =
-                    Front { address: ground.host(EGRESS_PORT), line: Some(format!("127.0.0.1:{}\n", ground.world)) };
+            Kind::Bridge(form) => {
+                target.egress = Front {
+                    address: ground.host(form, EGRESS_PORT),
+                    line: Some(format!("127.0.0.1:{}\n", ground.world)),
+                };
             }
             Kind::Haproxy(_) | Kind::Nginx | Kind::Socat(_) | Kind::Loop(_) => {}
         }
         target.run(ground)?;
         Ok(target)
+    }
+
+    /// Whether the test is one for this target: what framing costs shows where nothing but bytes is measured.
+    pub(crate) fn takes_part(&self, test: &Test) -> bool {
+        match self.kind {
+            Kind::Bridge(Form::Framed) => {
+                test.way == Way::Ingress && matches!(test.deed, Deed::Bulk(_, 1) | Deed::Messages)
+            }
+            Kind::Direct
+            | Kind::Bridge(Form::Raw)
+            | Kind::Haproxy(_)
+            | Kind::Nginx
+            | Kind::Socat(_)
+            | Kind::Loop(_) => true,
+        }
     }
 
     /// Ends its processes and starts them again: what memory tests begin with.
@@ -204,14 +244,14 @@ impl Target {
         let doors = Doors { ingress, egress: self.egress.address.clone() };
         self.running = match self.kind {
             Kind::Direct => return Ok(()),
-            Kind::Bridge => bridge::run(&doors, ground)?,
+            Kind::Bridge(form) => bridge::run(form, &doors, ground)?,
             Kind::Haproxy(buffer) => peers::haproxy(self.name, buffer, &doors, ground)?,
             Kind::Nginx => peers::nginx(self.name, &doors, ground)?,
             Kind::Socat(block) => peers::socat(block, &doors, ground)?,
             Kind::Loop(buffer) => imitation::run(buffer, &doors, ground)?,
         };
         for (way, front) in [("ingress", &self.ingress), ("egress", &self.egress)] {
-            if way == "egress" && ground.far == Far::Vsock && self.kind != Kind::Bridge {
+            if way == "egress" && ground.far == Far::Vsock && !self.kind.is_bridge() {
                 continue;
             }
             let (mut last, running) = (None, &mut self.running);
@@ -234,7 +274,7 @@ impl Target {
 fn version(kind: Kind, ground: &Ground) -> Result<String, BenchError> {
     match kind {
         Kind::Direct => Ok("no relay".to_owned()),
-        Kind::Bridge => bridge::version(ground),
+        Kind::Bridge(_) => bridge::version(ground),
         Kind::Haproxy(_) => peers::haproxy_version(),
         Kind::Nginx => peers::nginx_version(),
         Kind::Socat(_) => peers::socat_version(),
@@ -245,7 +285,8 @@ fn version(kind: Kind, ground: &Ground) -> Result<String, BenchError> {
 fn settings(kind: Kind) -> String {
     match kind {
         Kind::Direct => "client and server alone".to_owned(),
-        Kind::Bridge => "defaults; raw streams".to_owned(),
+        Kind::Bridge(Form::Raw) => "defaults; raw streams".to_owned(),
+        Kind::Bridge(Form::Framed) => "defaults; framed streams, in bulk on one stream and in messages only".to_owned(),
         Kind::Haproxy(None) => "mode tcp, default buffers of 16 KiB (bench/peers/haproxy.cfg)".to_owned(),
         Kind::Haproxy(Some(bytes)) => format!("the same with tune.bufsize {bytes}"),
         Kind::Nginx => "proxy_half_close on, default buffers of 16 KiB (bench/peers/nginx.conf)".to_owned(),
