@@ -80,6 +80,7 @@ pub struct Builder {
     environment: Vec<(OsString, OsString)>,
     output: Output,
     descriptor_limit: Option<u32>,
+    under: Vec<OsString>,
     folder: Option<Arc<TempDir>>,
     monitor: Option<SocketAddr>,
     own_group: bool,
@@ -95,6 +96,7 @@ impl Builder {
             environment: Vec::new(),
             output: Output::Kept,
             descriptor_limit: None,
+            under: Vec::new(),
             folder: None,
             monitor: None,
             own_group: false,
@@ -142,6 +144,13 @@ impl Builder {
         self
     }
 
+    /// Starts it by another program, which is given these words first and becomes it: one that counts what it does.
+    #[must_use]
+    pub fn under<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Builder {
+        self.under = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Uses the folder of an earlier bridge, so that an enclave finds the new one at the old place.
     #[must_use]
     pub fn in_folder_of(mut self, earlier: &Bridge) -> Builder {
@@ -173,9 +182,14 @@ impl Builder {
         });
         let monitor = self.monitor.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free())));
         let meeting = Meeting::new(self.endpoint, folder.path());
-        let mut command = match self.descriptor_limit {
-            None => Command::new(&programs().bridge),
-            Some(limit) => {
+        let mut command = match (self.descriptor_limit, self.under.split_first()) {
+            (None, None) => Command::new(&programs().bridge),
+            (None, Some((program, words))) => {
+                let mut counting = Command::new(program);
+                counting.args(words).arg(&programs().bridge);
+                counting
+            }
+            (Some(limit), _) => {
                 // The shell's own limit holds for what it becomes; its process id stays.
                 let mut shell = Command::new("sh");
                 shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(&programs().bridge);

@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: every check in order. What cannot be tried here is skipped aloud; the last line counts.
 
 use crate::eif;
+use crate::guards::{self, Guarded};
 use crate::image::{self, NotTested};
 use crate::lab;
 use crate::run::{self, Line, cargo};
@@ -39,6 +40,7 @@ pub(crate) fn run() -> ExitCode {
         Err(NotTested::Failed(reason)) => report.fail("image", &reason),
     }
     enclave_image(&mut report);
+    guards(&mut report);
     lab(&mut report);
     report.sum_up()
 }
@@ -54,6 +56,22 @@ fn enclave_image(report: &mut Report) {
         }
         Err(NotTested::Skipped(reason)) => report.skip("enclave image", &reason),
         Err(NotTested::Failed(reason)) => report.fail("enclave image", &reason),
+    }
+}
+
+/// Counts that may not grow.
+fn guards(report: &mut Report) {
+    match report.timed("guards", guards::run) {
+        Ok(all) => {
+            for guard in all {
+                match guard {
+                    Guarded::Passed => report.count(Tally { passed: 1, ..Tally::default() }),
+                    Guarded::Failed(what) => report.fail("guards", &what),
+                    Guarded::Skipped(what) => report.skip("guards", &what),
+                }
+            }
+        }
+        Err(error) => report.fail("guards", &error),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ci::target_folder;
 use crate::tally::Tally;
 pub(crate) use arguments::Arguments;
 use arguments::Task;
+pub(crate) use build::product;
 
 pub(crate) const USAGE: &str = "[--mode loopback|hybrid|pair|nitro] [--kernel 6.1|6.12] [--quick] [--install] [--write-table] [-- TEST | --measure WHAT NUMBER]";
 
@@ -107,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, String> {
     if kernels.is_empty() {
         return Ok(report);
     }
-    let programs = build::programs(&folder)?;
+    let programs = build::programs(&folder, arguments.benches())?;
     let mut table = table::Table::default();
     for kernel in &kernels {
         for task in arguments.tasks_on(&kernel.series) {

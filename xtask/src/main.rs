@@ -1,9 +1,10 @@
-//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `eif`, `lab`, `measure`, `soak`.
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `guards`, `image`, `eif`, `lab`, `measure`, `soak`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
 mod eif;
 mod engine;
+mod guards;
 mod image;
 mod lab;
 mod run;
@@ -19,10 +20,11 @@ usage: cargo xtask COMMAND
 
   ci                            everything that must hold, and how much of it was tried
   tidy                          documents and tree agree with the code
+  guards                        system calls and instructions of the daemon, counted, against their bounds
   image                         the container image is built from a static binary, run and ended
   eif [OPTIONS]                 the example as an image file for enclaves, with its measurements (--twice, --profile, --kernel ...)
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
-                                --write-table), or figures from within one (--measure idle 10000)
+                                --write-table), or figures from within one (--measure idle 10000, --measure bench 7)
   soak [--minutes N] [--seed S] one release build of the bridge under mixed traffic, with a fault each 30 s (docs/soak.md)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, faults, sequence
 ";
@@ -36,6 +38,14 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(errors) => {
                 eprintln!("{errors}");
+                ExitCode::FAILURE
+            }
+        },
+        ["guards"] => match guards::run() {
+            Ok(all) if all.iter().any(|guard| matches!(guard, guards::Guarded::Failed(_))) => ExitCode::FAILURE,
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
                 ExitCode::FAILURE
             }
         },

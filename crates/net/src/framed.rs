@@ -16,11 +16,12 @@ use enclave_bridge_proto::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
 
+use crate::relay::SCRATCH_BYTES;
 use crate::stream::{RelayStream, StreamKind};
 
 /// Records that one write carries towards Unix and TCP sockets: as many as fill the relay's scratch buffer. Towards
 /// AF_VSOCK it is one, whose size is the largest write there.
-const RECORDS_PER_WRITE: usize = 2;
+const RECORDS_PER_WRITE: usize = SCRATCH_BYTES / (RECORD_HEADER_BYTES + RECORD_MAX_BYTES);
 
 /// What one read takes behind the end of a direction, where nothing but a reset may follow.
 const AFTER_END_READ_BYTES: usize = 16;
@@ -135,49 +136,57 @@ impl<S: RelayStream> Framed<S> {
     }
 
     fn poll_records(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Some((header, payload, rest)) = next_record(bytes) else { return Poll::Ready(Ok(0)) };
-        let first = Record { header, payload };
-        let second = match self.inner.kind() {
-            StreamKind::Vsock => None,
-            StreamKind::Tcp | StreamKind::Unix => {
-                next_record(rest).map(|(header, payload, _)| Record { header, payload })
-            }
-        };
-        let written = match ready!(self.poll_parts(cx, &first, second.as_ref())) {
+        let mut records = [Record::NONE; RECORDS_PER_WRITE];
+        let (mut count, mut rest) = (0, bytes);
+        for place in records.iter_mut().take(self.records_per_write()) {
+            let Some((header, payload, behind)) = next_record(rest) else { break };
+            *place = Record { header, payload };
+            (count, rest) = (count + 1, behind);
+        }
+        let records = records.get(..count).unwrap_or_default();
+        if records.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let written = match ready!(self.poll_parts(cx, records)) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             written => written,
         };
-        let written = match written {
+        let mut left = match written {
             Ok(written) => written,
             Err(error) => {
                 self.writing = Writing::Failed(error.kind());
                 return Poll::Ready(Err(error));
             }
         };
-        let (accepted, begun, begun_at) = match (written.checked_sub(first.len()), &second) {
-            (Some(behind), Some(second)) if behind > 0 => (first.payload.len() + second.payload.len(), second, behind),
-            (_, _) => (first.payload.len(), &first, written),
-        };
-        self.kept = begun.rest_from(begun_at);
+        // A record that was begun is accepted, and what is left of it kept.
+        let mut accepted = 0;
+        for record in records {
+            accepted += record.payload.len();
+            if left <= record.len() {
+                self.kept = record.rest_from(left);
+                break;
+            }
+            left -= record.len();
+        }
         Poll::Ready(Ok(accepted))
     }
 
-    fn poll_parts(
-        &mut self,
-        cx: &mut Context<'_>,
-        first: &Record<'_>,
-        second: Option<&Record<'_>>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_parts(&mut self, cx: &mut Context<'_>, records: &[Record<'_>]) -> Poll<io::Result<usize>> {
         let inner = Pin::new(&mut self.inner);
         if !inner.is_write_vectored() {
-            return inner.poll_write(cx, &first.rest_from(0));
+            return inner.poll_write(cx, &records.first().map_or_else(Vec::new, |record| record.rest_from(0)));
         }
-        match second {
-            None => inner.poll_write_vectored(cx, &[IoSlice::new(&first.header), IoSlice::new(first.payload)]),
-            Some(second) => {
-                let parts = [&first.header[..], first.payload, &second.header, second.payload].map(IoSlice::new);
-                inner.poll_write_vectored(cx, &parts)
-            }
+        let mut parts = [IoSlice::new(&[]); 2 * RECORDS_PER_WRITE];
+        for (pair, record) in parts.chunks_exact_mut(2).zip(records) {
+            pair.copy_from_slice(&[IoSlice::new(&record.header), IoSlice::new(record.payload)]);
+        }
+        inner.poll_write_vectored(cx, parts.get(..2 * records.len()).unwrap_or_default())
+    }
+
+    fn records_per_write(&self) -> usize {
+        match self.inner.kind() {
+            StreamKind::Vsock => 1,
+            StreamKind::Tcp | StreamKind::Unix => RECORDS_PER_WRITE,
         }
     }
 
@@ -227,12 +236,15 @@ fn reset(error: RecordError) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
+#[derive(Clone, Copy)]
 struct Record<'a> {
     header: [u8; RECORD_HEADER_BYTES],
     payload: &'a [u8],
 }
 
 impl Record<'_> {
+    const NONE: Record<'static> = Record { header: END_RECORD, payload: &[] };
+
     fn len(&self) -> usize {
         self.header.len() + self.payload.len()
     }
@@ -328,11 +340,7 @@ impl<S: RelayStream> RelayStream for Framed<S> {
     }
 
     fn write_max_bytes(&self, socket_max: usize) -> usize {
-        let records = match self.inner.kind() {
-            StreamKind::Vsock => 1,
-            StreamKind::Tcp | StreamKind::Unix => RECORDS_PER_WRITE,
-        };
-        socket_max.saturating_sub(RECORD_HEADER_BYTES).clamp(1, records * RECORD_MAX_BYTES)
+        socket_max.saturating_sub(RECORD_HEADER_BYTES).clamp(1, self.records_per_write() * RECORD_MAX_BYTES)
     }
 
     fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

@@ -88,7 +88,7 @@ fn kind() -> impl Strategy<Value = StreamKind> {
 }
 
 fn length() -> impl Strategy<Value = usize> {
-    prop_oneof![Just(1), 1..5_usize, 1..5_000_usize, 30_000..70_000_usize]
+    prop_oneof![Just(1), 1..5_usize, 1..5_000_usize, 30_000..140_000_usize]
 }
 
 fn steps(faults: bool) -> impl Strategy<Value = (Vec<ReadStep>, Vec<WriteStep>)> {

@@ -99,7 +99,7 @@ impl Arguments {
                 "--measure" => {
                     read.measure = words.by_ref().map(|word| (*word).to_owned()).collect();
                     if read.measure.is_empty() || read.measure.iter().any(|word| !is_test_name(word)) {
-                        return Err("--measure: idle, ready, restart or sigterm, and a number".to_owned());
+                        return Err("--measure: bench, idle, ready, restart or sigterm, and a number".to_owned());
                     }
                 }
                 "--" => {
@@ -135,6 +135,11 @@ impl Arguments {
     /// Whether figures are wanted, and no tests.
     pub(crate) fn measures(&self) -> bool {
         !self.measure.is_empty()
+    }
+
+    /// Whether the bench is among what is measured.
+    pub(crate) fn benches(&self) -> bool {
+        self.measure.first().is_some_and(|what| what == "bench")
     }
 
     /// What is to be done on a kernel.
@@ -198,6 +203,14 @@ mod tests {
         assert!(!Arguments::parse(&[]).unwrap().nitro);
         let arguments = Arguments::parse(&["--mode", "nitro"]).unwrap();
         assert!(arguments.nitro && arguments.modes.is_empty());
+    }
+
+    #[test]
+    fn a_measurement_takes_the_place_of_the_suites() {
+        let arguments = Arguments::parse(&["--kernel", "6.12", "--measure", "bench", "5"]).unwrap();
+        assert!(arguments.measures() && arguments.benches());
+        assert!(matches!(arguments.tasks_on("6.12").as_slice(), [Task::Measure(words)] if words.len() == 2));
+        assert!(!Arguments::parse(&["--measure", "idle", "10000"]).unwrap().benches());
     }
 
     #[test]

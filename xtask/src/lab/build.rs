@@ -16,6 +16,8 @@ pub(crate) struct Programs {
     pub(crate) e2e: Vec<PathBuf>,
     /// The program of `cargo xtask measure`.
     pub(crate) measure: Option<PathBuf>,
+    /// `bench-bridge`, where it is wanted.
+    pub(crate) bench: Option<PathBuf>,
     /// The suites of `net` that run over every kind of socket.
     pub(crate) net: Vec<PathBuf>,
     /// The lab's own suites.
@@ -36,14 +38,9 @@ const NOT_OVER_VSOCK: &[&str] = &["config", "demo", "harness"];
 /// Suites of `net` that try pairs of sockets.
 const OF_NET: &[&str] = &["prefixed", "relay_pairs"];
 
-pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
-    let target = static_target::target();
-    let line = |arguments: &[&str]| {
-        cargo(arguments)
-            .args(["--locked", "--profile", "lab", "--message-format", "json-render-diagnostics", "--target", &target])
-            .args(["--target-dir".as_ref(), folder.join("build").as_os_str()])
-            .variable("RUSTFLAGS", static_target::FLAG)
-    };
+/// Builds everything that runs in guests; for the bench its program instead of the suites.
+pub(crate) fn programs(folder: &Path, for_bench: bool) -> Result<Programs, String> {
+    let line = |arguments: &[&str]| line(folder, arguments);
     let products = line(&["build", "--package", "enclave-bridge", "--package", "simple-enclave", "--bins"]);
     let enclaves = line(&["build", "--package", "enclave-bridge-lab", "--examples"]);
     let suites = line(&["test", "--no-run", "--tests"]);
@@ -57,11 +54,19 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
         products: Vec::new(),
         e2e: Vec::new(),
         measure: None,
+        bench: None,
         net: Vec::new(),
         lab: Vec::new(),
     };
+    let mut all = executables(&products)?;
+    if for_bench {
+        all.extend(executables(&line(&["build", "--package", "enclave-bridge-bench", "--bins"]))?);
+    } else {
+        all.extend(executables(&enclaves)?);
+        all.extend(executables(&suites)?);
+    }
     let mut copied = HashSet::new();
-    for built in executables(&products)?.iter().chain(&executables(&enclaves)?).chain(&executables(&suites)?) {
+    for built in &all {
         let place = programs.folder.join(&built.name);
         let kept = match (built.package.as_str(), built.name.as_str()) {
             _ if !built.is_test && !built.is_program => continue,
@@ -71,6 +76,11 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
             ("e2e", "measure") if built.is_program => {
                 copy(&built.path, &place, &mut copied)?;
                 programs.measure = Some(place);
+                continue;
+            }
+            ("bench", _) => {
+                copy(&built.path, &place, &mut copied)?;
+                programs.bench = Some(place);
                 continue;
             }
             // Only what is kept is copied: packages may have suites of the same name.
@@ -84,6 +94,22 @@ pub(crate) fn programs(folder: &Path) -> Result<Programs, String> {
     programs.net.sort();
     programs.lab.sort();
     Ok(programs)
+}
+
+/// One program of the product, built as for a guest.
+pub(crate) fn product(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let built = executables(&line(folder, &["build", "--package", name, "--bins"]))?;
+    let product = built.into_iter().find(|built| built.name == name && built.is_program);
+    product.map(|product| product.path).ok_or_else(|| format!("cargo named no program {name}"))
+}
+
+/// A cargo line that builds as everything in the lab is built.
+fn line(folder: &Path, arguments: &[&str]) -> Line {
+    let target = static_target::target();
+    cargo(arguments)
+        .args(["--locked", "--profile", "lab", "--message-format", "json-render-diagnostics", "--target", &target])
+        .args(["--target-dir".as_ref(), folder.join("build").as_os_str()])
+        .variable("RUSTFLAGS", static_target::FLAG)
 }
 
 /// In a guest all programs lie in one folder, so no two may have one name.

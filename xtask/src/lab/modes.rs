@@ -31,6 +31,12 @@ const HYBRID_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// One test between two guests.
 const PAIR_LIMIT: Duration = Duration::from_secs(4 * 60);
 
+/// Rounds of the bench in a guest where no number is given: a round is some twenty seconds of a translated processor.
+const BENCH_ROUNDS: &str = "7";
+
+/// All rounds of the bench in a guest.
+const BENCH_LIMIT: Duration = Duration::from_secs(60 * 60);
+
 /// Descriptors of each process in a guest that measures: twice 10,000 connections, and as many again.
 const MEASURE_DESCRIPTORS: u32 = 40_000;
 
@@ -102,6 +108,9 @@ impl Lab<'_> {
     /// sockets: the kernel looks for a vsock connection in a list of all that go to its port, and 10,000 of them stall a
     /// translated processor.
     pub(crate) fn measure(&self, words: &[String]) -> Result<Outcome, LabError> {
+        if let Some(("bench", rest)) = words.split_first().map(|(what, rest)| (what.as_str(), rest)) {
+            return self.bench(rest.first().map_or(BENCH_ROUNDS, String::as_str));
+        }
         let measure = self.programs.measure.clone().ok_or_else(|| other("no program measure in e2e".to_owned()))?;
         let packed: Vec<PathBuf> = self.programs.products.iter().cloned().chain([measure]).collect();
         let command = format!(
@@ -109,6 +118,19 @@ impl Lab<'_> {
             words.join(" ")
         );
         self.one_guest("measure", &packed, &command, MEMORY_OF_MANY_CONNECTIONS_MIB, MEASURE_LIMIT)
+    }
+
+    /// `bench-bridge vsock` in a guest: its table, and its rows in a file for `cargo bench-bridge report`.
+    fn bench(&self, rounds: &str) -> Result<Outcome, LabError> {
+        let bench = self.programs.bench.clone().ok_or_else(|| other("no program bench-bridge in bench".to_owned()))?;
+        let packed: Vec<PathBuf> = self.programs.products.iter().cloned().chain([bench]).collect();
+        let command =
+            format!("ulimit -n {MEASURE_DESCRIPTORS}\nexec bench-bridge vsock --rounds {rounds} --seconds 1\n");
+        let outcome = self.one_guest("bench", &packed, &command, MEMORY_MIB, BENCH_LIMIT)?;
+        let file = self.folder.join(format!("bench-{}.log", self.kernel.series));
+        std::fs::write(&file, &outcome.output).map_err(LabError::file(&file))?;
+        println!("wrote {0}: cargo bench-bridge report {0} [--write-spec --note TEXT]", file.display());
+        Ok(outcome)
     }
 
     fn one_guest(
