@@ -27,3 +27,4 @@ mod own;
 mod places;
 mod session;
 mod sessions;
+mod sync;

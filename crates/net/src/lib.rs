@@ -24,6 +24,7 @@ mod relay;
 mod scope;
 mod socket_file;
 mod stream;
+mod sync;
 mod vsock;
 
 pub use address::{Listen, Origin, Peer, Route, hybrid_path};

@@ -5,6 +5,7 @@
 
 mod lines;
 mod output;
+mod queue;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
