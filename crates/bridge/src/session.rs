@@ -13,7 +13,7 @@ use enclave_bridge_net::{Listen, Listener, Origin, Peer, Scope, Stream};
 use enclave_bridge_policy::{ClientGrant, Grant, ServerGrant, grant};
 use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat, loss_after};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -67,6 +67,10 @@ pub(crate) async fn establish(
         warn!("settings of {peer}: unknown key {key}");
     }
     let granted = grant(&request.settings, endpoint.identity(peer), &app.live().operator)?;
+    // Its ports would not accept, and the streams of the peer's old session are what is being waited for.
+    if app.draining.is_cancelled() {
+        return Err(Nak::new(NakCode::Busy, "the bridge is draining"));
+    }
     let busy = || Nak::new(NakCode::Busy, format!("{} sessions live, the most that are allowed", app.limits.sessions));
     let slot = app.sessions.slot(peer).ok_or_else(busy)?;
     let turn = slot.turn().await;
@@ -158,19 +162,19 @@ impl Session {
     }
 
     /// Ends the session: listeners closed, streams reset, ports free when this returns, whoever else is ending it too.
-    /// The first reason counts.
-    pub(crate) async fn end(self: &Arc<Self>, app: &App, reason: SessionEnd) {
+    /// The first reason counts; whether it was this one.
+    pub(crate) async fn end(self: &Arc<Self>, app: &App, reason: SessionEnd) -> bool {
         let first = !self.ending.swap(true, Ordering::AcqRel);
         self.scope.cancel();
         if timeout(app.limits.session_end, self.scope.join()).await.is_err() {
             error!("session of {}: {} tasks did not end in time", self.peer, self.scope.tasks());
         }
         app.sessions.forget(self);
-        if !first {
-            return;
+        if first {
+            app.metrics.sessions_ended.count(reason);
+            info!("session of {}: ended: {}", self.peer, metrics::Label::text(reason));
         }
-        app.metrics.sessions_ended.count(reason);
-        info!("session of {}: ended: {}", self.peer, metrics::Label::text(reason));
+        first
     }
 
     fn serve(self: &Arc<Self>, app: &Arc<App>, endpoint: &Endpoint, bound: Bound) {
@@ -279,13 +283,18 @@ async fn watch(app: Arc<App>, session: Arc<Session>) {
         if *session.lock_beat() + limit > deadline {
             continue;
         }
-        tokio::time::sleep(interval / GRACE_DIVISOR).await;
+        tokio::select! {
+            () = sleep(interval / GRACE_DIVISOR) => {}
+            // Replaced in its last moment: that is no loss.
+            () = session.scope.cancelled() => return,
+        }
         if *session.lock_beat() + limit > deadline {
             continue;
         }
         warn!("session of {}: lost: no beat for {:?}", session.peer, session.beat_age());
-        session.end(&app, SessionEnd::Lost).await;
-        app.enclave_lost();
+        if session.end(&app, SessionEnd::Lost).await {
+            app.enclave_lost();
+        }
         return;
     }
 }

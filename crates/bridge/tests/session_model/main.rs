@@ -49,23 +49,24 @@ fn run(cases: u32) {
     }
     let seed = config.rng_seed;
     println!("PROPTEST_RNG_SEED={seed}");
-    let result = TestRunner::new(config).run(&histories(), |history| live_through(&history));
+    let result =
+        TestRunner::new(config).run(&histories(), |(exit_on_loss, history)| live_through(exit_on_loss, &history));
     if let Err(error) = result {
         panic!("PROPTEST_RNG_SEED={seed} draws this again: {error}");
     }
 }
 
-fn live_through(history: &[Operation]) -> Result<(), TestCaseError> {
+fn live_through(exit_on_loss: bool, history: &[Operation]) -> Result<(), TestCaseError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let lived = runtime.block_on(live(history));
+    let lived = runtime.block_on(live(exit_on_loss, history));
     lived.map_err(|error| {
         println!("disagreement: {error}");
         TestCaseError::fail(error)
     })
 }
 
-async fn live(history: &[Operation]) -> Result<(), String> {
-    let (mut world, mut model) = (World::new(), Model::default());
+async fn live(exit_on_loss: bool, history: &[Operation]) -> Result<(), String> {
+    let (mut world, mut model) = (World::new(exit_on_loss), Model::new(exit_on_loss));
     let mut kept = HashMap::new();
     let end = [Operation::Drain, Operation::Pass { quanta: spec::DRAIN / QUANTUM + 1 }];
     for operation in history.iter().chain(&end) {

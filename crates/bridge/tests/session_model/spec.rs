@@ -47,6 +47,10 @@ pub(crate) struct Model {
     /// What every line of settings that was made up means.
     meanings: HashMap<Vec<u8>, Settings>,
     pub(crate) draining: Option<Millis>,
+    /// Whether the daemon ends when an enclave is lost.
+    exit_on_loss: bool,
+    /// Whether one was lost and that ends the daemon.
+    pub(crate) lost: bool,
     /// Streams that were cut when the daemon ended.
     pub(crate) ended: Option<usize>,
 }
@@ -122,6 +126,11 @@ pub(crate) struct Log {
 pub(crate) const GRANTED: &str = "ACK";
 
 impl Model {
+    /// Nobody is there. `exit_on_loss`: whether the loss of an enclave ends the daemon.
+    pub(crate) fn new(exit_on_loss: bool) -> Self {
+        Self { exit_on_loss, ..Self::default() }
+    }
+
     /// What happens; whether a connection that was asked for came about.
     pub(crate) fn step(&mut self, step: &Step) -> bool {
         let done = match step {
@@ -208,6 +217,10 @@ impl Model {
         for number in 0..self.sessions.len() {
             if self.sessions[number].live && self.sessions[number].lost_at() <= to {
                 self.session_ends(number, "ended lost");
+                if self.exit_on_loss {
+                    self.lost = true;
+                    self.draining = self.draining.or(Some(to));
+                }
             }
         }
         for number in 0..self.streams.len() {

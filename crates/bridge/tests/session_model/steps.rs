@@ -248,19 +248,20 @@ pub(crate) fn resolve(
     step.into_iter().collect()
 }
 
-/// Histories: pieces that lead somewhere, and single operations in between.
-pub(crate) fn histories() -> impl Strategy<Value = Vec<Operation>> {
-    prop::collection::vec(pieces(), 3..26).prop_map(|pieces| pieces.concat())
+/// Histories: pieces that lead somewhere, and single operations in between; and whether the loss of an enclave ends the daemon.
+pub(crate) fn histories() -> impl Strategy<Value = (bool, Vec<Operation>)> {
+    let pieces = prop::collection::vec(pieces(), 3..26).prop_map(|pieces| pieces.concat());
+    (prop::bool::weighted(0.2), pieces)
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Operation>> {
     let peer = || 0..PEERS;
-    let handshake = (peer(), settings(), prop::option::weighted(0.2, 1..10usize)).prop_map(|(peer, settings, cut)| {
-        let dial = Operation::Dial { peer };
-        let mut piece = vec![dial, write(Bytes::Ack)];
-        piece.push(Operation::Settings { back: 0, settings, cut, then: Then::Stay });
-        piece.extend(cut.map(|_| write(Bytes::Rest)));
-        piece
+    let handshake = (peer(), settings(), prop::option::weighted(0.2, 1..10usize))
+        .prop_map(|(peer, settings, cut)| shake_hands(peer, settings, cut));
+    // In the moment after the limit in which a session is not lost yet, it is replaced.
+    let in_the_last_moment = (peer(), settings(), settings()).prop_map(|(peer, first, second)| {
+        let pass = Operation::Pass { quanta: first.interval * 3 / 2 / QUANTUM + 1 };
+        [shake_hands(peer, first, None), vec![pass], shake_hands(peer, second, None)].concat()
     });
     let beats = (peer(), 1..3usize).prop_map(|(peer, beats)| {
         let beats = std::iter::repeat_n(write(Bytes::Beat), beats);
@@ -278,6 +279,7 @@ fn pieces() -> impl Strategy<Value = Vec<Operation>> {
     });
     prop_oneof![
         6 => handshake,
+        1 => in_the_last_moment,
         4 => beats,
         3 => egress,
         3 => ingress,
@@ -347,6 +349,13 @@ fn target() -> impl Strategy<Value = Target> {
         1 => Just(Target::Denied),
         1 => Just(Target::Malformed),
     ]
+}
+
+fn shake_hands(peer: usize, settings: Settings, cut: Option<usize>) -> Vec<Operation> {
+    let settings = Operation::Settings { back: 0, settings, cut, then: Then::Stay };
+    let mut piece = vec![Operation::Dial { peer }, write(Bytes::Ack), settings];
+    piece.extend(cut.map(|_| write(Bytes::Rest)));
+    piece
 }
 
 fn write(what: Bytes) -> Operation {

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use enclave_bridge::app::{App, BoundSockets, Ending};
-use enclave_bridge::config::{Command, Config, EndpointConfig, from_process_with};
+use enclave_bridge::config::{Command, Config, EndpointConfig, OnLoss, from_process_with};
 use enclave_bridge::metrics::{GaugeSource, HandshakeResult, SessionEnd, StreamResult};
 use enclave_bridge_net::Scope;
 use enclave_bridge_proto::NakCode;
@@ -73,14 +73,17 @@ enum Socket {
 
 impl World {
     /// A bridge with an endpoint for each peer. To be called in a runtime whose clock is paused.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(exit_on_loss: bool) -> Self {
         static WORLDS: AtomicU64 = AtomicU64::new(0);
         // An address of this process's own, so that nobody else's ports are in the way; other ports for each world.
         let [.., high, middle, low] = std::process::id().to_be_bytes();
         let address = IpAddr::V4(Ipv4Addr::new(127, 100 + (high & 0x3f), middle, low.clamp(1, 254)));
         let first = 20_000 + (WORLDS.fetch_add(1, Ordering::Relaxed) % 1000) as u16 * 10;
         let folder = tempfile::tempdir().unwrap();
-        let config = config(&folder, address);
+        let mut config = config(&folder, address);
+        if exit_on_loss {
+            config.on_loss = OnLoss::Exit;
+        }
         let monitor = SocketAddr::from((address, 1));
         let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], 1024, monitor).unwrap();
         let (drain, ending) = (CancellationToken::new(), Arc::new(OnceLock::new()));
@@ -315,7 +318,7 @@ impl World {
         for (number, stream) in model.streams.iter().enumerate().filter(|(_, s)| s.held) {
             self.tunnels[number].compare(number, stream)?;
         }
-        let ending = model.ended.map(|cut| Ending::Drained { cut });
+        let ending = model.ended.map(|cut| if model.lost { Ending::EnclaveLost } else { Ending::Drained { cut } });
         differ("ending", &self.ending.get().copied(), &ending)
     }
 
