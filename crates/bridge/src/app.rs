@@ -354,6 +354,12 @@ impl App {
         self.ended.cancel();
     }
 
+    /// Everything that is counted; what is measured instead is in [`GaugeSource::gauges`].
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// How long the daemon has run.
     pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()

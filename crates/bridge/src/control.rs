@@ -60,9 +60,10 @@ async fn serve(app: Arc<App>, endpoint: Arc<Endpoint>, mut stream: Stream, peer:
     };
     match finished {
         Finished::Beats { session, first } => session.adopt_beats(&app, stream, first),
-        Finished::Answered => {
-            _ = timeout(app.limits.answer_write, farewell(&mut stream)).await;
-        }
+        Finished::Answered => tokio::select! {
+            _ = timeout(app.limits.answer_write, farewell(&mut stream)) => {}
+            () = app.scope.cancelled() => {}
+        },
         Finished::Closed => {}
     }
 }
@@ -88,6 +89,8 @@ async fn negotiate(app: &Arc<App>, endpoint: &Endpoint, stream: &mut Stream, pee
             return Finished::Closed;
         }
     };
+    // It may have ended since: then its beats are nobody's.
+    let session = session.filter(|session| !session.scope().is_cancelled());
     match (first, session) {
         (First::Handshake { rest }, _) => {
             ticket.advance();

@@ -30,3 +30,4 @@ mod serving;
 mod session;
 mod sessions;
 mod tenant;
+mod sync;

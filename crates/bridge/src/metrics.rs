@@ -296,10 +296,21 @@ impl Default for Refusals {
 impl Metrics {
     /// Counts a NAK that was sent.
     pub fn refused(&self, code: NakCode) {
-        let place = NakCode::ALL.iter().position(|c| *c == code);
-        if let Some(value) = place.and_then(|i| self.refusals.0.get(i)) {
+        if let Some(value) = self.refusals.of(code) {
             value.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many NAKs with this code were sent.
+    #[must_use]
+    pub fn refusals(&self, code: NakCode) -> u64 {
+        self.refusals.of(code).map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+}
+
+impl Refusals {
+    fn of(&self, code: NakCode) -> Option<&AtomicU64> {
+        NakCode::ALL.iter().position(|c| *c == code).and_then(|place| self.0.get(place))
     }
 }
 

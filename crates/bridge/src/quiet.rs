@@ -1,7 +1,8 @@
 //! A message that peers can provoke is written at most once a second.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::sync::{AtomicU64, Ordering};
 
 /// Lets one through each second, whoever asks.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ impl OncePerSecond {
         self.allows_at(self.start.elapsed())
     }
 
-    fn allows_at(&self, elapsed: Duration) -> bool {
+    pub(crate) fn allows_at(&self, elapsed: Duration) -> bool {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let next = self.next.load(Ordering::Relaxed);
         millis(elapsed) >= next

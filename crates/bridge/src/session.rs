@@ -71,6 +71,10 @@ pub(crate) async fn establish(
         warn!("settings of {called}: unknown key {key}");
     }
     let granted = grant(&request.settings, endpoint.identity(peer), &tenant.operator)?;
+    // Its ports would not accept, and the streams of the peer's old session are what is being waited for.
+    if app.draining.is_cancelled() {
+        return Err(Nak::new(NakCode::Busy, "the bridge is draining"));
+    }
     let busy = || Nak::new(NakCode::Busy, format!("{} sessions live, the most that are allowed", app.limits.sessions));
     let slot = app.sessions.slot(peer).ok_or_else(busy)?;
     let turn = slot.turn().await;
@@ -170,19 +174,19 @@ impl Session {
     }
 
     /// Ends the session: listeners closed, streams reset, ports free when this returns, whoever else is ending it too.
-    /// The first reason counts.
-    pub(crate) async fn end(self: &Arc<Self>, app: &App, reason: SessionEnd) {
+    /// The first reason counts; whether it was this one.
+    pub(crate) async fn end(self: &Arc<Self>, app: &App, reason: SessionEnd) -> bool {
         let first = !self.ending.swap(true, Ordering::AcqRel);
         self.scope.cancel();
         if timeout(app.limits.session_end, self.scope.join()).await.is_err() {
             error!("session of {}: {} tasks did not end in time", self.called, self.scope.tasks());
         }
         app.sessions.forget(self);
-        if !first {
-            return;
+        if first {
+            app.metrics.sessions_ended.count(reason);
+            info!("session of {}: ended: {}", self.called, metrics::Label::text(reason));
         }
-        app.metrics.sessions_ended.count(reason);
-        info!("session of {}: ended: {}", self.called, metrics::Label::text(reason));
+        first
     }
 
     fn serve(&self, endpoint: &Endpoint, bound: Bound, serving: &Arc<Serving>) {
@@ -278,8 +282,9 @@ async fn watch(app: Arc<App>, session: Arc<Session>) {
         () = session.scope.cancelled() => return,
     }
     warn!("session of {}: lost: no beat for {:?}", session.called, session.beat_age());
-    session.end(&app, SessionEnd::Lost).await;
-    app.enclave_lost();
+    if session.end(&app, SessionEnd::Lost).await {
+        app.enclave_lost();
+    }
 }
 
 async fn accept_ingress(serving: Arc<Serving>, mut listener: Listener, upstream: Arc<Upstream>) {

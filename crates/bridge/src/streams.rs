@@ -1,9 +1,8 @@
 //! The count of streams: a permit for each, none above the limit, and a way to wait until the last has ended.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::pin;
 
-use tokio::sync::Notify;
+use crate::sync::{Arc, AtomicUsize, Notify, Ordering};
 
 /// The most bytes that the future of a stream takes, so that its task is 512 bytes and no more: the runtime's own part is
 /// 104 and the scope's 24, and tasks are made in steps of 128. A socket knows its poller in debug builds.
@@ -94,8 +93,7 @@ impl Streams {
     /// Returns once no stream is open.
     pub async fn idle(&self) {
         loop {
-            let ended = self.all.ended.notified();
-            tokio::pin!(ended);
+            let mut ended = pin!(self.all.ended.notified());
             // Registered before the look, so that the end of the last stream in between is not missed.
             ended.as_mut().enable();
             if self.active() == 0 {

@@ -25,6 +25,7 @@ mod scope;
 mod screened;
 mod socket_file;
 mod stream;
+mod sync;
 mod vsock;
 
 pub use address::{Listen, Origin, Peer, Route, hybrid_path};

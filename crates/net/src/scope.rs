@@ -1,15 +1,18 @@
 //! The task tree: the one place that spawns. What the tasks do is not known here.
 
+mod tasks;
+
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use self::tasks::Tasks;
 
 /// A node of the task tree. Every task belongs to one scope; cancelling a scope asks its tasks and those of all its
 /// descendants to end, joining it waits until they have. Clones are the same scope. Dropping a handle ends nothing.
@@ -24,9 +27,7 @@ struct Inner {
     parent: Option<Scope>,
     token: CancellationToken,
     // Tasks of this scope and of all its descendants.
-    tasks: AtomicUsize,
-    // Woken when the last of them has ended.
-    empty: Notify,
+    tasks: Tasks,
     panics: AtomicU64,
 }
 
@@ -42,8 +43,7 @@ impl Scope {
     }
 
     fn new(name: &'static str, parent: Option<Scope>, token: CancellationToken) -> Scope {
-        let (tasks, empty, panics) = (AtomicUsize::new(0), Notify::new(), AtomicU64::new(0));
-        Scope { inner: Arc::new(Inner { name, parent, token, tasks, empty, panics }) }
+        Scope { inner: Arc::new(Inner { name, parent, token, tasks: Tasks::new(), panics: AtomicU64::new(0) }) }
     }
 
     /// Starts `future` as a task of this scope; `what` names it in the log. The task is not stopped by
@@ -100,20 +100,12 @@ impl Scope {
 
     /// Waits until no task of it or of a descendant is left. Cancel-safe; not a cancellation.
     pub async fn join(&self) {
-        loop {
-            let mut empty = pin!(self.inner.empty.notified());
-            // Registered before the look, so that the end of the last task in between is not missed.
-            empty.as_mut().enable();
-            if self.tasks() == 0 {
-                return;
-            }
-            empty.await;
-        }
+        self.inner.tasks.none().await;
     }
 
     /// Tasks of this scope and its descendants that have not ended.
     pub fn tasks(&self) -> usize {
-        self.inner.tasks.load(Ordering::Acquire)
+        self.inner.tasks.count()
     }
 
     /// Panics caught so far in this scope and its descendants.
@@ -160,7 +152,7 @@ struct Held {
 impl Held {
     fn new(scope: Scope, what: &'static str) -> Held {
         for scope in scope.upwards() {
-            scope.inner.tasks.fetch_add(1, Ordering::AcqRel);
+            scope.inner.tasks.enter();
         }
         Held { scope, what }
     }
@@ -177,9 +169,7 @@ impl Drop for Held {
             self.count_panic();
         }
         for scope in self.scope.upwards() {
-            if scope.inner.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
-                scope.inner.empty.notify_waiters();
-            }
+            scope.inner.tasks.leave();
         }
     }
 }

@@ -129,7 +129,8 @@ mod tests {
         assert!(ranges.contains(8080) && ranges.contains(9000) && ranges.contains(9010));
         assert!(!ranges.contains(8081) && !ranges.contains(8999) && !ranges.contains(9011) && !ranges.contains(0));
         assert_eq!(ranges.to_string(), "8080,9000-9010");
-        assert!(!PortRanges::none().contains(1));
+        assert!(!ranges.is_empty());
+        assert!(PortRanges::none().is_empty() && !PortRanges::none().contains(1));
     }
 
     #[test]

@@ -343,6 +343,9 @@ mod tests {
             ),
             ("fe80::1%eth0", "\"fe80::1%eth0\" has a zone id: a rule names an address without its interface"),
             ("[::1", "\"[::1\" is not an IP address"),
+            ("[::1]x", "\"[::1]x\" is not an IP address"),
+            ("[::1]443", "\"[::1]443\" is not an IP address"),
+            ("[2001:db8::/32]/32", "\"[2001:db8::/32]/32\" is not an IP address"),
             ("[example.org]:80", "\"example.org\" is not an IP address"),
             ("1:2:3", "\"1:2:3\" is not an IP address"),
         ] {

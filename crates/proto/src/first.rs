@@ -50,10 +50,8 @@ impl FirstBytes {
             (false, None) => Some(First::Bad),
             (false, Some(_)) => Some(First::Beat),
             (true, None) => self.handshake(),
-            // The id begins with the ACK (or so far with its first byte): a whole beat decides.
-            (true, Some(beat)) if begins_alike(&ACK, &beat) => (self.bytes.len() >= beat.len()).then_some(First::Beat),
-            // Only the first byte is the same; the second decides.
-            (true, Some(_)) => None,
+            // The id begins as the ACK does: a whole beat decides, or before it a byte that only one of the two has.
+            (true, Some(beat)) => (self.bytes.len() >= beat.len()).then_some(First::Beat),
         }
     }
 

@@ -102,7 +102,10 @@ mod tests {
     #[test]
     fn a_line_ends_at_its_newline_and_leaves_the_rest() {
         let mut reader = LineReader::new(8);
+        assert!(reader.is_empty());
         assert_eq!(reader.push(b"ab"), LineProgress::NeedMore);
+        assert!(!reader.is_empty());
+        assert_eq!(reader.len(), 2);
         assert_eq!(reader.push(b"c\nrest"), LineProgress::Line { consumed: 2 });
         assert_eq!(reader.push(b"rest"), LineProgress::Line { consumed: 0 }, "the line has not been taken");
         assert_eq!(reader.take_line(), b"abc");

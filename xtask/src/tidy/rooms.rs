@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("simple-enclave", &["enclave-bridge-sdk"]),
     ("enclave-bridge-demo", &[]),
     ("enclave-bridge-e2e", &[]),
+    ("enclave-bridge-interleavings", &[]),
     ("enclave-bridge-lab", &["enclave-bridge-net", "enclave-bridge-sdk", "enclave-bridge-e2e"]),
     ("enclave-bridge-bench", &["enclave-bridge-net"]),
     ("xtask", &["enclave-bridge-proto", "enclave-bridge", "enclave-bridge-lab"]),

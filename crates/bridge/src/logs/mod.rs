@@ -6,6 +6,7 @@
 mod lines;
 mod output;
 mod source;
+mod queue;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,47 +3,19 @@
 //! A stalled or closed standard output stops nothing but this thread: lines wait up to the queue's bound, then a
 //! log connection waits a moment for room, then lines are dropped and counted. Received = printed + dropped.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use crate::metrics::{LogCounters, LogDrop};
-
-/// How much the writer hands to one write call: enough that ten million lines cost few calls.
-const BATCH_BYTES: usize = 64 * 1024;
+use super::queue::Queue;
+use crate::metrics::LogCounters;
 
 /// Pause after a failed write, so that a closed standard output under a stream of lines costs no processor time.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts lines for standard output.
 #[derive(Clone)]
-pub(crate) struct Output(Arc<Shared>);
-
-struct Shared {
-    state: Mutex<State>,
-    /// There is something to write, or the end has come.
-    filled: Condvar,
-    /// There is room again.
-    drained: Notify,
-    /// Everything was written (for [`Output::finish`]).
-    emptied: Condvar,
-    capacity: usize,
-    stall: Duration,
-    counters: Arc<LogCounters>,
-}
-
-struct State {
-    lines: VecDeque<String>,
-    bytes: usize,
-    writing: bool,
-    closed: bool,
-    /// When a write last succeeded or there was nothing to write.
-    progress: Instant,
-}
+pub(crate) struct Output(Arc<Queue>);
 
 impl Output {
     /// Starts the writer thread over `sink`. `capacity` bounds the queue in bytes; `stall` is how long a line waits
@@ -57,141 +29,51 @@ impl Output {
         stall: Duration,
         counters: Arc<LogCounters>,
     ) -> io::Result<Self> {
-        let state = State { lines: VecDeque::new(), bytes: 0, writing: false, closed: false, progress: Instant::now() };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            filled: Condvar::new(),
-            drained: Notify::new(),
-            emptied: Condvar::new(),
-            capacity,
-            stall,
-            counters,
-        });
-        let writer = Arc::clone(&shared);
-        std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.write_all_to(sink))?;
-        Ok(Self(shared))
+        let queue = Arc::new(Queue::new(capacity, stall, counters));
+        let writer = Arc::clone(&queue);
+        std::thread::Builder::new().name("log-writer".into()).spawn(move || write_all_to(&writer, sink))?;
+        Ok(Self(queue))
     }
 
     /// Queues one line (without its newline); waits for room as long as the sink moves, and drops the line when the
     /// sink has stood still for the stall time.
     pub(crate) async fn print(&self, line: String) {
-        let shared = &self.0;
+        let queue = &self.0;
         let mut line = Some(line);
         loop {
-            let room = shared.drained.notified();
+            let room = queue.drained.notified();
             tokio::pin!(room);
             // Registered before the look, so that room made in between is not missed.
             room.as_mut().enable();
-            let Some(patience) = shared.try_queue(&mut line) else { return };
-            if patience.is_zero() || tokio::time::timeout(patience, room).await.is_err() && shared.is_stalled() {
-                // The newest goes: what was promised a place keeps it.
-                return shared.counters.dropped.count(LogDrop::Stalled);
+            let Some(patience) = queue.try_queue(&mut line) else { return };
+            if patience.is_zero() || tokio::time::timeout(patience, room).await.is_err() && queue.is_stalled() {
+                return queue.give_up();
             }
         }
     }
 
     /// Takes no more lines and waits at most `limit` until the queued ones are written. What is left is dropped.
     pub(crate) fn finish(&self, limit: Duration) {
-        let shared = &self.0;
-        let mut state = shared.lock();
-        state.closed = true;
-        shared.filled.notify_all();
-        let deadline = Instant::now() + limit;
-        while state.writing || !state.lines.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = shared.emptied.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let left = state.lines.len() as u64;
-        state.lines.clear();
-        shared.counters.dropped.add(LogDrop::End, left);
+        self.0.finish(limit);
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic of another thread leaves a queue that is whole: every change below is complete when it is visible.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` once the line was queued (or dropped because the end has come); else how long to wait for room.
-    fn try_queue(&self, line: &mut Option<String>) -> Option<Duration> {
-        let mut state = self.lock();
-        let length = line.as_ref().map_or(0, |l| l.len().saturating_add(1));
-        if state.closed {
-            self.counters.dropped.count(LogDrop::End);
-            return None;
+fn write_all_to(queue: &Queue, mut sink: impl Write) {
+    let mut torn = false;
+    let mut batch = Vec::new();
+    while let Some(lines) = queue.next_batch(&mut batch) {
+        let mut written = 0;
+        let result = write_counting(&mut sink, &batch, torn, &mut written);
+        // A line counts as printed when its newline is out; one that is torn off is ended before the next.
+        let printed = batch.get(..written).map_or(0, |out| out.iter().filter(|b| **b == b'\n').count() as u64);
+        torn = match written.checked_sub(1) {
+            Some(last) => batch.get(last) != Some(&b'\n'),
+            None => torn,
+        };
+        queue.batch_done(lines, printed, batch.len());
+        if result.is_err() {
+            std::thread::sleep(FAILURE_PAUSE);
         }
-        if state.bytes == 0 || state.bytes.saturating_add(length) <= self.capacity {
-            if state.bytes == 0 && !state.writing {
-                state.progress = Instant::now();
-            }
-            state.bytes = state.bytes.saturating_add(length);
-            state.lines.extend(line.take());
-            self.filled.notify_one();
-            return None;
-        }
-        Some(self.stall.saturating_sub(state.progress.elapsed()))
-    }
-
-    fn is_stalled(&self) -> bool {
-        self.lock().progress.elapsed() >= self.stall
-    }
-
-    fn write_all_to(&self, mut sink: impl Write) {
-        let mut torn = false;
-        let mut batch = Vec::new();
-        while let Some(lines) = self.next_batch(&mut batch) {
-            let mut written = 0;
-            let result = write_counting(&mut sink, &batch, torn, &mut written);
-            // A line counts as printed when its newline is out; one that is torn off is ended before the next.
-            let printed = batch.get(..written).map_or(0, |out| out.iter().filter(|b| **b == b'\n').count() as u64);
-            self.counters.printed.fetch_add(printed, Ordering::Relaxed);
-            self.counters.dropped.add(LogDrop::Failed, lines.saturating_sub(printed));
-            torn = match written.checked_sub(1) {
-                Some(last) => batch.get(last) != Some(&b'\n'),
-                None => torn,
-            };
-            self.batch_done(batch.len());
-            if result.is_err() {
-                std::thread::sleep(FAILURE_PAUSE);
-            }
-        }
-    }
-
-    /// Waits for lines and moves some of them into `batch`; how many, or `None` at the end.
-    fn next_batch(&self, batch: &mut Vec<u8>) -> Option<u64> {
-        let mut state = self.lock();
-        while state.lines.is_empty() {
-            if state.closed {
-                return None;
-            }
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        batch.clear();
-        let mut lines = 0u64;
-        while batch.len() < BATCH_BYTES {
-            let Some(line) = state.lines.pop_front() else { break };
-            batch.extend_from_slice(line.as_bytes());
-            batch.push(b'\n');
-            lines = lines.saturating_add(1);
-        }
-        state.writing = true;
-        Some(lines)
-    }
-
-    fn batch_done(&self, bytes: usize) {
-        let mut state = self.lock();
-        state.writing = false;
-        state.bytes = state.bytes.saturating_sub(bytes);
-        state.progress = Instant::now();
-        if state.lines.is_empty() {
-            self.emptied.notify_all();
-        }
-        drop(state);
-        self.drained.notify_waiters();
     }
 }
 
@@ -249,6 +131,8 @@ impl Write for Stdout {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 

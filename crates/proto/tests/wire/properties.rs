@@ -183,6 +183,8 @@ proptest! {
         for (name, value) in &variables {
             environment.insert(name, value);
         }
+        prop_assert_eq!(environment.len(), variables.len());
+        prop_assert_eq!(environment.is_empty(), variables.is_empty());
         let announced = Announcement::v1_1(&[Feature::Bind]);
         let line = environment.encode_line(&announced).unwrap();
         prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
