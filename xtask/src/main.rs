@@ -1,9 +1,10 @@
-//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `eif`, `lab`, `measure`.
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `image`, `eif`, `lab`, `fuzz`, `measure`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
 mod eif;
 mod engine;
+mod fuzz;
 mod image;
 mod lab;
 mod run;
@@ -22,6 +23,7 @@ usage: cargo xtask COMMAND
   eif [OPTIONS]                 the example as an image file for enclaves, with its measurements (--twice, --profile, --kernel ...)
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
                                 --write-table), or figures from within one (--measure idle 10000)
+  fuzz [OPTIONS]                the long run of the fuzz targets (--executions, --target, --seed, --minimise)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
 ";
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         },
         ["eif", rest @ ..] => eif::main(rest),
         ["lab", rest @ ..] => lab::main(rest),
+        ["fuzz", rest @ ..] => fuzz::main(rest),
         ["measure", rest @ ..] if !rest.is_empty() => measure(rest),
         _ => {
             eprint!("{USAGE}");

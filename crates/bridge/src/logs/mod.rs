@@ -3,7 +3,7 @@
 //! An enclave's log is another trust domain: a line of it cannot pass for a line of the daemon (that goes to standard
 //! error), cannot act on a terminal, and cannot be mixed with another connection's.
 
-mod lines;
+pub mod lines;
 mod output;
 
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use enclave_bridge_net::{Listener, Origin, Peer, Stream};
 use enclave_bridge_policy::permit_peer;
-use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tracing::{error, warn};
 use tracing_subscriber::fmt::format::Writer;
@@ -37,15 +36,6 @@ pub(crate) struct LogSink {
     next: AtomicU64,
 }
 
-/// A line in JSON output.
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    time: String,
-    enclave: &'a str,
-    seq: u64,
-    line: &'a str,
-}
-
 impl LogSink {
     pub(crate) fn new(output: Output, format: LogFormat, line_bytes: usize, counters: Arc<LogCounters>) -> Self {
         Self { output, format, line_bytes, counters, next: AtomicU64::new(0) }
@@ -64,11 +54,7 @@ impl LogSink {
         let seq = self.next.fetch_add(1, Ordering::Relaxed);
         let line = match self.format {
             LogFormat::Raw => raw.printable(),
-            LogFormat::Json => {
-                let line = JsonLine { time: timestamp(), enclave, seq, line: &raw.text() };
-                // Inside a JSON string an escaped character is the character.
-                lines::escape_controls(&serde_json::to_string(&line).unwrap_or_default())
-            }
+            LogFormat::Json => raw.json(&timestamp(), enclave, seq),
         };
         self.output.print(line).await;
     }
