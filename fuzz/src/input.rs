@@ -44,8 +44,8 @@ pub(crate) enum Cut {
     Odd(u32),
 }
 
-/// Pieces beyond this many bytes are longer than one byte, so that a large input costs no more than time allows.
-const SINGLE_BYTES_MAX: usize = 1024;
+/// More pieces than this there are not: of a longer input each has more than one byte, or a long run would be a short one.
+const SINGLE_BYTES_MAX: usize = 192;
 
 impl Cut {
     /// The three ways, the odd one by this seed.

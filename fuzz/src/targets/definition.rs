@@ -2,6 +2,7 @@
 //! spellings of addresses that some C library, resolver or browser takes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 /// The host's own addresses, for every policy of the targets.
 pub(super) const OWN: [&str; 4] = ["10.0.0.5", "198.51.100.5", "2600::5", "fe80::5"];
@@ -42,17 +43,30 @@ pub(super) fn is_same(one: IpAddr, other: IpAddr) -> bool {
     bits(one) == bits(other)
 }
 
-fn is_within(net: &str, (v4, value): Bits) -> bool {
-    let (address, length) = net.split_once('/').unwrap();
-    let (net_v4, net) = bits(address.parse().unwrap());
-    let behind = (if net_v4 { 32 } else { 128 }) - length.parse::<u32>().unwrap();
-    net_v4 == v4 && (behind == 128 || net >> behind == value >> behind)
+/// A network: its address, and how many bits stand behind its prefix.
+type Net = (Bits, u32);
+
+fn net(text: &str) -> Net {
+    let (address, length) = text.split_once('/').unwrap();
+    let address = bits(address.parse().unwrap());
+    (address, (if address.0 { 32 } else { 128 }) - length.parse::<u32>().unwrap())
 }
+
+fn is_within(((net_v4, net), behind): Net, (v4, value): Bits) -> bool {
+    net_v4 == v4 && net >> behind == value >> behind
+}
+
+static SPECIAL_NETS: LazyLock<Vec<Net>> = LazyLock::new(|| SPECIAL.map(net).to_vec());
+static OWN_BITS: LazyLock<Vec<Bits>> = LazyLock::new(|| OWN.map(|own| bits(own.parse().unwrap())).to_vec());
+
+/// Networks whose addresses embed an IPv4 address: translated, NAT64 by its two prefixes, 6to4, Teredo.
+static EMBEDDING: LazyLock<[Net; 5]> =
+    LazyLock::new(|| ["::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"].map(net));
 
 /// Whether an address is open to no wide rule: by itself, or by an IPv4 address that it leads to.
 pub(super) fn is_closed(address: IpAddr) -> bool {
-    let is_own = |address| OWN.iter().any(|own| bits(own.parse().unwrap()) == address);
-    reached(address).into_iter().any(|address| is_own(address) || SPECIAL.iter().any(|net| is_within(net, address)))
+    let closed = |address| OWN_BITS.contains(&address) || SPECIAL_NETS.iter().any(|net| is_within(*net, address));
+    reached(address).into_iter().any(closed)
 }
 
 /// The address and every IPv4 address that it embeds.
@@ -61,10 +75,11 @@ fn reached(address: IpAddr) -> Vec<Bits> {
     let mut all = vec![own];
     let (false, value) = own else { return all };
     let low = |bits: u128| bits & 0xffff_ffff;
-    if (value >> 32 == 0 && value > 1) || is_within("::ffff:0:0:0/96", own) || is_within("64:ff9b::/96", own) {
+    let [translated, nat64, local_nat64, six_to_four, teredo] = EMBEDDING.map(|net| is_within(net, own));
+    if (value >> 32 == 0 && value > 1) || translated || nat64 {
         all.push((true, low(value)));
     }
-    if is_within("64:ff9b:1::/48", own) {
+    if local_nat64 {
         // RFC 6052: bits 64 to 71 are no part of the address, whatever the prefix.
         let joined = ((value >> 64) << 56) | (value & 0x00ff_ffff_ffff_ffff);
         let places = [value, joined >> 40, joined >> 32, joined >> 24].map(low);
@@ -74,10 +89,10 @@ fn reached(address: IpAddr) -> Vec<Bits> {
         }
         all.extend(real.into_iter().map(|bits| (true, bits)));
     }
-    if is_within("2002::/16", own) {
+    if six_to_four {
         all.push((true, low(value >> 80)));
     }
-    if is_within("2001::/32", own) {
+    if teredo {
         all.push((true, low(value >> 64)));
         all.push((true, low(!value)));
     }

@@ -1,6 +1,7 @@
 //! The SDK's handshake machine against a hostile host: whatever the host sends, the course is the one of the definition,
 //! there is a deadline whenever the host is waited for, and only the ACK and the own settings are ever written.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use enclave_bridge_proto::enclave::{Event, Handshake};
@@ -106,8 +107,9 @@ fn refused(line: &[u8]) -> Event {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+/// What the program asks for, and its line.
+static SETTINGS: LazyLock<(Settings, Vec<u8>)> = LazyLock::new(|| {
+    let settings = Settings {
         app_name: "fuzz".to_owned(),
         protocol: Protocol::V1_1,
         id: EnclaveId::from_bytes([7; 16]).unwrap(),
@@ -115,8 +117,10 @@ fn settings() -> Settings {
         log_level: None,
         servers: vec![ServerRequest::new(16, 5001, 8080)],
         clients: vec![ClientRequest::new(5002)],
-    }
-}
+    };
+    let line = settings.encode_line();
+    (settings, line)
+});
 
 fn play(stream: &[u8], cut: Cut, script: &Script) -> Course {
     let start = Instant::now();
@@ -152,8 +156,7 @@ fn play(stream: &[u8], cut: Cut, script: &Script) -> Course {
     }
     player.ask();
     player.time_out();
-    let settings = settings().encode_line();
-    let mut allowed = [&ACK[..], &settings[..]].into_iter();
+    let mut allowed = [&ACK[..], &SETTINGS.1].into_iter();
     for bytes in &player.transmits {
         assert_eq!(allowed.next(), Some(bytes.as_slice()), "only the ACK and the settings are written, in this order");
     }
@@ -181,7 +184,7 @@ impl Player {
     fn ask(&mut self) {
         if self.environment.is_some() && self.last.is_none() && !self.asked {
             self.asked = true;
-            self.machine.request(self.now, &settings());
+            self.machine.request(self.now, &SETTINGS.0);
             self.look();
             if self.settings_written {
                 self.machine.transmitted(self.now);
@@ -224,7 +227,7 @@ impl Player {
         }
         let (last, transmits) = (self.last.clone(), self.transmits.len());
         self.machine.handle_bytes(self.now, b"{}\n\x06\n");
-        self.machine.request(self.now, &settings());
+        self.machine.request(self.now, &SETTINGS.0);
         self.machine.transmitted(self.now);
         self.machine.handle_eof(self.now);
         self.look();

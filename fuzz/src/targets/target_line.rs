@@ -47,7 +47,7 @@ fn taken(line: &[u8], target: &Target) {
 }
 
 /// What of a line may be a password or a token, where it is recognisably a URL: what stands before an `@` in the
-/// authority, and what stands behind a `?` and between its colons. Short pieces are found in any sentence and are left out.
+/// authority, and what stands behind a `?` and between its colons. Short pieces and pieces with a space are found in sentences and are left out.
 fn secrets(line: &[u8]) -> Vec<String> {
     let Ok(text) = std::str::from_utf8(line) else { return Vec::new() };
     let mut secrets = Vec::new();
@@ -59,6 +59,6 @@ fn secrets(line: &[u8]) -> Vec<String> {
     if let Some((_, query)) = text.split_once('?') {
         secrets.extend(query.split(':').map(str::to_owned));
     }
-    secrets.retain(|secret| secret.len() >= 16 && is_plain(secret));
+    secrets.retain(|secret| secret.len() >= 16 && !secret.contains(' ') && is_plain(secret));
     secrets
 }

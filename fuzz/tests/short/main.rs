@@ -5,7 +5,9 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "a test fails by panicking, its setup too"
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, its setup too, and tells what it met"
 )]
 
 mod dictionary;
