@@ -1,9 +1,10 @@
-//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `guards`, `image`, `eif`, `lab`, `measure`, `soak`.
+//! The checks and chores of the project: `cargo xtask ci`, `tidy`, `guards`, `image`, `eif`, `lab`, `fuzz`, `measure`, `soak`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
 mod eif;
 mod engine;
+mod fuzz;
 mod guards;
 mod image;
 mod lab;
@@ -25,6 +26,7 @@ usage: cargo xtask COMMAND
   eif [OPTIONS]                 the example as an image file for enclaves, with its measurements (--twice, --profile, --kernel ...)
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
                                 --write-table), or figures from within one (--measure idle 10000, --measure bench 7)
+  fuzz [OPTIONS]                the long run of the fuzz targets (--executions, --target, --seed, --minimise)
   soak [--minutes N] [--seed S] one release build of the bridge under mixed traffic, with a fault each 30 s (docs/soak.md)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, faults, sequence
 ";
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         },
         ["eif", rest @ ..] => eif::main(rest),
         ["lab", rest @ ..] => lab::main(rest),
+        ["fuzz", rest @ ..] => fuzz::main(rest),
         ["soak", rest @ ..] => release("soak", rest),
         ["measure", rest @ ..] if !rest.is_empty() => release("measure", rest),
         _ => {

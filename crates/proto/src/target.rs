@@ -43,18 +43,18 @@ impl Target {
             return Err(bad("address line longer than 300 bytes"));
         }
         let text = std::str::from_utf8(line).map_err(|_| bad("address line is not UTF-8"))?;
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| bad(&format!("{} has no port", shown(text))))?;
-        let port = parse_port(port).ok_or_else(|| bad(&format!("{} is not a port", shown(port))))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| bad(&format!("{} has no port", shown(text, text))))?;
+        let port = parse_port(port).ok_or_else(|| bad(&format!("{} is not a port", shown(text, port))))?;
         let host = if let Some(inner) = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
             let address: Ipv6Addr =
-                inner.parse().map_err(|_| bad(&format!("{} is not an IPv6 address", shown(inner))))?;
+                inner.parse().map_err(|_| bad(&format!("{} is not an IPv6 address", shown(text, inner))))?;
             Host::Ip(address.into())
         } else if let Ok(address) = host.parse::<Ipv4Addr>() {
             Host::Ip(address.into())
         } else if is_name(host) {
             Host::Name(host.to_owned())
         } else {
-            return Err(bad(&format!("{} is not a host", shown(host))));
+            return Err(bad(&format!("{} is not a host", shown(text, host))));
         };
         Ok(Self { host, port })
     }
@@ -81,9 +81,10 @@ impl fmt::Display for Host {
     }
 }
 
-/// A piece of the line for the refusal of it. What came from a URL may have a password or a token in it, and is not repeated.
-fn shown(text: &str) -> String {
-    if text.contains(['/', '?', '#', '@', '=']) { "a piece of a URL".to_owned() } else { quoted(text) }
+/// A piece of the line for the refusal of it. What came from a URL may have a password or a token in it, and is not repeated;
+/// the piece of it behind its last colon neither.
+fn shown(line: &str, piece: &str) -> String {
+    if line.contains(['/', '?', '#', '@', '=']) { "a piece of a URL".to_owned() } else { quoted(piece) }
 }
 
 /// Whether a text can be a name at all; which names there are is for others to say.

@@ -4,11 +4,22 @@
 /// little enough that the sentence still fits a refusal of 256 bytes.
 const ECHO_MAX_BYTES: usize = 48;
 
+/// The same after escaping, its quotes included: an escape has up to ten bytes for one, and what follows the text in a
+/// sentence is to have its place too.
+const ESCAPED_MAX_BYTES: usize = 100;
+
 /// `text` in double quotes, cut after [`ECHO_MAX_BYTES`] and with everything but plain characters escaped.
 pub(crate) fn quoted(text: &str) -> String {
-    let cut = cut_to(text, ECHO_MAX_BYTES);
-    let dots = if cut.len() < text.len() { "…" } else { "" };
-    format!("{:?}{dots}", cut)
+    let mut cut = cut_to(text, ECHO_MAX_BYTES);
+    let mut shown = format!("{cut:?}");
+    while shown.len() > ESCAPED_MAX_BYTES {
+        cut = cut_to(cut, cut.len().saturating_sub(1));
+        shown = format!("{cut:?}");
+    }
+    if cut.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// `text` as one step of a path: as it is when it is an ordinary key, quoted otherwise.
@@ -62,6 +73,8 @@ mod tests {
         assert_eq!(quoted("a\n\u{1b}[0m"), "\"a\\n\\u{1b}[0m\"");
         let long = quoted(&"x".repeat(100_000));
         assert!(long.len() < 60 && long.ends_with('…'), "{long}");
+        let escaped = quoted(&"\u{1}".repeat(48));
+        assert!(escaped.len() <= ESCAPED_MAX_BYTES + '…'.len_utf8() && escaped.ends_with("\\u{1}\"…"), "{escaped}");
         assert_eq!(path_step("bridgeTcpPort"), "bridgeTcpPort");
         assert_eq!(path_step("a.b"), "\"a.b\"");
         assert_eq!(path_step(""), "\"\"");

@@ -17,9 +17,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("enclave-bridge-demo", &[]),
     ("enclave-bridge-e2e", &[]),
     ("enclave-bridge-interleavings", &[]),
+    ("enclave-bridge-fuzz", &["enclave-bridge-proto", "enclave-bridge-policy", "enclave-bridge"]),
     ("enclave-bridge-lab", &["enclave-bridge-net", "enclave-bridge-sdk", "enclave-bridge-e2e"]),
     ("enclave-bridge-bench", &["enclave-bridge-net"]),
-    ("xtask", &["enclave-bridge-proto", "enclave-bridge", "enclave-bridge-lab"]),
+    ("xtask", &["enclave-bridge-proto", "enclave-bridge", "enclave-bridge-fuzz", "enclave-bridge-lab"]),
 ];
 
 /// Crates of I/O, of time and of chance that the wire must not come to depend on.

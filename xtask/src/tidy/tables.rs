@@ -4,6 +4,7 @@ use super::Findings;
 use enclave_bridge::config::{KEYS, keys_table};
 use enclave_bridge::metrics;
 use enclave_bridge::sandbox::{FATAL_CALLS, SYSTEM_CALLS};
+use enclave_bridge_fuzz::TARGETS;
 use enclave_bridge_proto::{NakCode, PROTOCOL_KEY};
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,9 @@ pub(super) fn check(root: &Path, files: &[PathBuf], findings: &mut Findings) {
     compare(root, "docs/sandbox.md", &["system call", "on", "arguments", "for"], allowed.collect(), findings);
     let fatal = FATAL_CALLS.iter().map(|call| vec![call.name.to_owned(), call.reason.to_owned()]);
     compare(root, "docs/sandbox.md", &["ends the process", "for"], fatal.collect(), findings);
+
+    let targets = TARGETS.iter().map(|target| [target.name, target.about, target.holds].map(plain).into());
+    compare(root, "docs/fuzzing.md", &["target", "about", "what must hold"], targets.collect(), findings);
 
     let head = ["key", "variable", "default", "meaning"];
     match table(&keys_table(), &head) {

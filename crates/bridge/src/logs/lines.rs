@@ -4,9 +4,11 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 /// Cuts a byte stream into lines, each at most `cap` bytes; what is longer is cut, and says how much.
 #[derive(Debug)]
-pub(crate) struct LineSplitter {
+pub struct LineSplitter {
     cap: usize,
     line: Vec<u8>,
     cut: u64,
@@ -14,20 +16,21 @@ pub(crate) struct LineSplitter {
 
 /// One line as it was received, without its newline.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct RawLine {
+pub struct RawLine {
     /// The bytes, at most the cap.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// How many bytes of the line were cut off behind them.
-    pub(crate) cut: u64,
+    pub cut: u64,
 }
 
 impl LineSplitter {
-    pub(crate) fn new(cap: usize) -> Self {
+    /// A splitter at the beginning of a line.
+    pub fn new(cap: usize) -> Self {
         Self { cap, line: Vec::new(), cut: 0 }
     }
 
     /// Takes bytes up to and including the next newline; the line if there was one, and the bytes that are left.
-    pub(crate) fn push<'a>(&mut self, bytes: &'a [u8]) -> (Option<RawLine>, &'a [u8]) {
+    pub fn push<'a>(&mut self, bytes: &'a [u8]) -> (Option<RawLine>, &'a [u8]) {
         let end = bytes.iter().position(|b| *b == b'\n');
         let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
         let room = self.cap.saturating_sub(self.line.len());
@@ -41,7 +44,7 @@ impl LineSplitter {
     }
 
     /// The tail without a newline, when the connection has ended.
-    pub(crate) fn finish(&mut self) -> Option<RawLine> {
+    pub fn finish(&mut self) -> Option<RawLine> {
         (!self.line.is_empty() || self.cut > 0).then(|| self.take())
     }
 
@@ -52,7 +55,7 @@ impl LineSplitter {
 
 impl RawLine {
     /// The line as text: what is not UTF-8 becomes U+FFFD, and a cut is said at its end.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::from_utf8_lossy(&self.bytes).into_owned();
         if self.cut > 0 {
             // Writing to a String does not fail.
@@ -62,13 +65,29 @@ impl RawLine {
     }
 
     /// The text so that it cannot move a cursor, forge a line or break an encoding.
-    pub(crate) fn printable(&self) -> String {
+    pub fn printable(&self) -> String {
         escape_controls(&self.text())
+    }
+
+    /// The line as a JSON object on one line, without its newline.
+    pub fn json(&self, time: &str, enclave: &str, seq: u64) -> String {
+        let line = JsonLine { time, enclave, seq, line: &self.text() };
+        // Inside a JSON string an escaped character is the character.
+        escape_controls(&serde_json::to_string(&line).unwrap_or_default())
     }
 }
 
+/// A line in JSON output.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: &'a str,
+    enclave: &'a str,
+    seq: u64,
+    line: &'a str,
+}
+
 /// Control characters but TAB as JSON would escape them; nothing else is changed.
-pub(crate) fn escape_controls(text: &str) -> String {
+fn escape_controls(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -3,17 +3,16 @@
 //! An enclave's log is another trust domain: a line of it cannot pass for a line of the daemon (that goes to standard
 //! error), cannot act on a terminal, and cannot be mixed with another connection's.
 
-mod lines;
+pub mod lines;
 mod output;
-mod source;
 mod queue;
+mod source;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use enclave_bridge_net::{Listener, Origin, Peer, Stream};
-use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 use tracing::{error, warn};
@@ -48,15 +47,6 @@ pub(crate) struct LogSink {
     next: AtomicU64,
 }
 
-/// A line in JSON output.
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    time: String,
-    enclave: &'a str,
-    seq: u64,
-    line: &'a str,
-}
-
 impl LogSink {
     pub(crate) fn new(output: Output, format: LogFormat, line_bytes: usize, counters: Arc<LogCounters>) -> Self {
         Self { output, format, line_bytes, counters, sources: Sources::default(), next: AtomicU64::new(0) }
@@ -83,11 +73,7 @@ impl LogSink {
         }
         let line = match self.format {
             LogFormat::Raw => raw.printable(),
-            LogFormat::Json => {
-                let line = JsonLine { time: timestamp(), enclave, seq, line: &raw.text() };
-                // Inside a JSON string an escaped character is the character.
-                lines::escape_controls(&serde_json::to_string(&line).unwrap_or_default())
-            }
+            LogFormat::Json => raw.json(&timestamp(), enclave, seq),
         };
         source.charge(length(line.len()).saturating_sub(received));
         self.output.print(line).await;
