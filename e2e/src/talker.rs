@@ -187,3 +187,79 @@ pub fn judge(sender: &Told, said: Blob, receiver: &Told) -> Result<(), String> {
         End::Clean => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    const SAID: Blob = Blob { seed: 1, length: 1000 };
+    const HEARD: Blob = Blob { seed: 2, length: 1000 };
+
+    /// An end whose other one says `bytes` and closes.
+    fn hears(bytes: &[u8], socket: fn(Wire) -> Socket) -> Told {
+        let (own, mut other) = UnixStream::pair().unwrap();
+        let other_end = std::thread::spawn({
+            let bytes = bytes.to_owned();
+            move || {
+                other.write_all(&bytes).unwrap();
+                other.shutdown(std::net::Shutdown::Write).unwrap();
+                std::io::copy(&mut other, &mut std::io::sink()).unwrap();
+            }
+        });
+        let told = talk(socket(Wire::Unix(own)), Plan::new(SAID, HEARD));
+        other_end.join().unwrap();
+        told
+    }
+
+    fn pattern() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Pattern::new(HEARD.seed, HEARD.length).read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn speaker(spoke: u64, ended: bool) -> Told {
+        Told { spoke, ended, heard: 0, altered_at: None, hash: [0; 32], end: End::Clean }
+    }
+
+    #[test]
+    fn what_came_whole_is_right() {
+        let told = hears(&pattern(), Socket::Raw);
+        assert_eq!((told.end, told.heard, told.ended, told.spoke), (End::Clean, 1000, true, 1000));
+        assert_eq!(judge(&speaker(1000, true), HEARD, &told), Ok(()));
+    }
+
+    #[test]
+    fn a_clean_end_of_a_short_stream_is_wrong() {
+        let told = hears(&pattern()[..999], Socket::Raw);
+        assert!(judge(&speaker(1000, true), HEARD, &told).unwrap_err().contains("999 of 1000"));
+        assert!(judge(&speaker(999, false), HEARD, &told).unwrap_err().contains("nobody ended"));
+    }
+
+    #[test]
+    fn another_byte_is_wrong_wherever_it_is() {
+        for place in [0, 500, 999] {
+            let mut bytes = pattern();
+            bytes[place] ^= 1;
+            let told = hears(&bytes, Socket::Raw);
+            assert_eq!(told.altered_at, Some(place as u64));
+            assert!(judge(&speaker(1000, true), HEARD, &told).is_err());
+        }
+        let mut more = pattern();
+        more.push(0);
+        assert_eq!(hears(&more, Socket::Raw).altered_at, Some(1000));
+    }
+
+    #[test]
+    fn a_framed_stream_ends_by_its_record_only() {
+        let mut records = 1000_u16.to_le_bytes().to_vec();
+        records.extend_from_slice(&pattern());
+        assert_eq!(hears(&records, Socket::Framed).end, End::Cut(ErrorKind::UnexpectedEof));
+        let reset = [records.as_slice(), b"\xFF\xFF"].concat();
+        assert_eq!(hears(&reset, Socket::Framed).end, End::Cut(ErrorKind::ConnectionReset));
+        let ended = [records.as_slice(), b"\0\0"].concat();
+        let told = hears(&ended, Socket::Framed);
+        assert_eq!((told.end, told.heard), (End::Clean, 1000));
+    }
+}
