@@ -107,6 +107,9 @@ pub(crate) const GATES: &[Gate] = &[
     gate("short", "cpu_us_conn", HAPROXY, AtMost(1.05), Some(AtMost(0.8)), "short connections: CPU each"),
     framed("bulk-up", "bulk up, one stream, framed: throughput"),
     framed("bulk-down", "bulk down, one stream, framed: throughput"),
+    sandboxed("bulk-up", "gbit_s", AtLeast(0.97), "bulk up, one stream, sandboxed: throughput"),
+    sandboxed("bulk-down", "gbit_s", AtLeast(0.97), "bulk down, one stream, sandboxed: throughput"),
+    sandboxed("messages", "p50_us", AtMost(1.03), "64-byte request and response, sandboxed: p50"),
     gate("idle", "kib_conn", Itself, AtMost(2.0), Some(AtMost(1.0)), "idle connections: resident KiB each"),
     gate("idle", "kib_conn", HAPROXY, AtMost(0.6), None, "idle connections: resident memory each"),
     gate("used", "kib_conn", Itself, AtMost(2.5), Some(AtMost(1.2)), "idle after 1 MiB each: resident KiB each"),
@@ -143,6 +146,11 @@ const fn gate(
 const fn framed(test: &'static str, what: &'static str) -> Gate {
     let (against, gate) = (Target(BRIDGE), AtLeast(0.95));
     Gate { of: "bridge-framed", test, metric: "gbit_s", against, gate, aim: None, what }
+}
+
+/// What the sandbox may cost: three in a hundred of the throughput.
+const fn sandboxed(test: &'static str, metric: &'static str, bound: Bound, what: &'static str) -> Gate {
+    gate(test, metric, Target("bridge-open"), bound, None, what)
 }
 
 /// Every promise of the run's transport, judged.

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Direct,
     /// This project, its streams to the enclave in this form.
     Bridge(Form),
+    /// The same with raw streams and without its sandbox.
+    BridgeOpen,
     /// HAProxy with a buffer of this many bytes, its default where there is none.
     Haproxy(Option<u32>),
     /// nginx's stream module.
@@ -42,7 +44,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether it is what is under test.
     pub(crate) fn is_bridge(self) -> bool {
-        matches!(self, Kind::Bridge(_))
+        matches!(self, Kind::Bridge(_) | Kind::BridgeOpen)
     }
 }
 
@@ -51,6 +53,7 @@ pub(crate) const ALL: &[(&str, Kind)] = &[
     ("direct", Kind::Direct),
     ("bridge", Kind::Bridge(Form::Raw)),
     ("bridge-framed", Kind::Bridge(Form::Framed)),
+    ("bridge-open", Kind::BridgeOpen),
     ("haproxy", Kind::Haproxy(None)),
     ("haproxy-64k", Kind::Haproxy(Some(65536))),
     ("nginx", Kind::Nginx),
@@ -114,31 +117,47 @@ impl Ground {
         serve(&Address::Tcp(ground.world), Before::Nothing, &ground.held)?;
         serve(&ground.enclave, Before::Nothing, &ground.held)?;
         if far == Far::Hybrid {
-            for form in [Form::Raw, Form::Framed] {
-                serve(&Address::Unix(ground.guest_socket(form)), Before::Connect(form), &ground.held)?;
+            for guest in [Guest::RAW, Guest::FRAMED, Guest::OPEN] {
+                serve(&Address::Unix(ground.guest_socket(guest)), Before::Connect(guest.form), &ground.held)?;
             }
         }
         Ok(ground)
     }
 
-    /// The socket of the guest that a bridge is given: two bridges have two guests.
-    fn guest_socket(&self, form: Form) -> PathBuf {
-        self.folder.join(guest(form))
+    /// The socket of the guest that a bridge is given.
+    fn guest_socket(&self, guest: Guest) -> PathBuf {
+        self.folder.join(guest.socket)
     }
 
     /// Where the bridge listens for the guest's connections.
-    fn host(&self, form: Form, port: u32) -> Address {
+    fn host(&self, guest: Guest, port: u32) -> Address {
         match self.far {
-            Far::Hybrid => Address::Unix(self.folder.join(format!("{}_{port}", guest(form)))),
+            Far::Hybrid => Address::Unix(self.folder.join(format!("{}_{port}", guest.socket))),
             Far::Vsock => Address::Vsock(port),
         }
     }
 }
 
-fn guest(form: Form) -> &'static str {
-    match form {
-        Form::Raw => "guest.sock",
-        Form::Framed => "framed.sock",
+/// A guest of a bridge: two bridges have two.
+#[derive(Debug, Clone, Copy)]
+struct Guest {
+    form: Form,
+    socket: &'static str,
+    sandbox: bool,
+}
+
+impl Guest {
+    const RAW: Guest = Guest { form: Form::Raw, socket: "guest.sock", sandbox: true };
+    const FRAMED: Guest = Guest { form: Form::Framed, socket: "framed.sock", sandbox: true };
+    const OPEN: Guest = Guest { form: Form::Raw, socket: "open.sock", sandbox: false };
+
+    fn of(kind: Kind) -> Option<Guest> {
+        match kind {
+            Kind::Bridge(Form::Raw) => Some(Guest::RAW),
+            Kind::Bridge(Form::Framed) => Some(Guest::FRAMED),
+            Kind::BridgeOpen => Some(Guest::OPEN),
+            Kind::Direct | Kind::Haproxy(_) | Kind::Nginx | Kind::Socat(_) | Kind::Loop(_) => None,
+        }
     }
 }
 
@@ -201,9 +220,10 @@ impl Target {
                 target.ingress.address = direct;
                 target.egress.address = Address::Tcp(ground.world);
             }
-            Kind::Bridge(form) => {
+            Kind::Bridge(_) | Kind::BridgeOpen => {
+                let guest = Guest::of(kind).unwrap_or(Guest::RAW);
                 target.egress = Front {
-                    address: ground.host(form, EGRESS_PORT),
+                    address: ground.host(guest, EGRESS_PORT),
                     line: Some(format!("127.0.0.1:{}\n", ground.world)),
                 };
             }
@@ -221,6 +241,7 @@ impl Target {
             }
             Kind::Direct
             | Kind::Bridge(Form::Raw)
+            | Kind::BridgeOpen
             | Kind::Haproxy(_)
             | Kind::Nginx
             | Kind::Socat(_)
@@ -244,7 +265,9 @@ impl Target {
         let doors = Doors { ingress, egress: self.egress.address.clone() };
         self.running = match self.kind {
             Kind::Direct => return Ok(()),
-            Kind::Bridge(form) => bridge::run(form, &doors, ground)?,
+            Kind::Bridge(_) | Kind::BridgeOpen => {
+                bridge::run(Guest::of(self.kind).unwrap_or(Guest::RAW), &doors, ground)?
+            }
             Kind::Haproxy(buffer) => peers::haproxy(self.name, buffer, &doors, ground)?,
             Kind::Nginx => peers::nginx(self.name, &doors, ground)?,
             Kind::Socat(block) => peers::socat(block, &doors, ground)?,
@@ -274,7 +297,7 @@ impl Target {
 fn version(kind: Kind, ground: &Ground) -> Result<String, BenchError> {
     match kind {
         Kind::Direct => Ok("no relay".to_owned()),
-        Kind::Bridge(_) => bridge::version(ground),
+        Kind::Bridge(_) | Kind::BridgeOpen => bridge::version(ground),
         Kind::Haproxy(_) => peers::haproxy_version(),
         Kind::Nginx => peers::nginx_version(),
         Kind::Socat(_) => peers::socat_version(),
@@ -287,6 +310,7 @@ fn settings(kind: Kind) -> String {
         Kind::Direct => "client and server alone".to_owned(),
         Kind::Bridge(Form::Raw) => "defaults; raw streams".to_owned(),
         Kind::Bridge(Form::Framed) => "defaults; framed streams, in bulk on one stream and in messages only".to_owned(),
+        Kind::BridgeOpen => "--sandbox off; raw streams".to_owned(),
         Kind::Haproxy(None) => "mode tcp, default buffers of 16 KiB (bench/peers/haproxy.cfg)".to_owned(),
         Kind::Haproxy(Some(bytes)) => format!("the same with tune.bufsize {bytes}"),
         Kind::Nginx => "proxy_half_close on, default buffers of 16 KiB (bench/peers/nginx.conf)".to_owned(),

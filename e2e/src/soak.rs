@@ -26,8 +26,8 @@ const EVERY: Duration = Duration::from_secs(30);
 /// samples: two mebibytes, as over a million connections in sequence.
 const GROWTH_KIB_MOST: f64 = 2048.0;
 
-/// Samples that are enough for a line through them. Judged are those behind the first round of all faults: what each of
-/// them makes the allocator keep for the next time is made by then.
+/// Samples that are enough for a line through them. Judged is the second half, and nothing of the first round of all faults:
+/// what a fault makes the allocator keep for the next time (a full queue of log lines in each of its arenas) is made by then.
 const JUDGED_LEAST: usize = 8;
 
 /// How long, and which chance.
@@ -130,7 +130,7 @@ fn sum_up(
     let gib = bytes as f64 / f64::from(1 << 30);
     out(format!("bytes compared with what was said: {gib:.1} GiB"));
     out(logs.line());
-    let judged = rests.get(STRIKES.len() + 1..).filter(|rests| rests.len() >= JUDGED_LEAST);
+    let judged = rests.get((rests.len() / 2).max(STRIKES.len() + 1)..).filter(|rests| rests.len() >= JUDGED_LEAST);
     let flat = judged.map(rest::memory).is_none_or(|memory| memory.growth_kib <= GROWTH_KIB_MOST);
     let kib = |rest: Option<&Rest>| rest.map_or(0, |rest| rest.resident_kib);
     let most = rests.iter().map(|rest| rest.resident_kib).max().unwrap_or(0);
@@ -140,9 +140,11 @@ fn sum_up(
         kib(rests.last())
     ));
     out(match judged.map(rest::memory) {
-        None => format!("  not judged: less than {JUDGED_LEAST} rests behind the first round of all faults"),
+        None => format!(
+            "  not judged: less than {JUDGED_LEAST} rests of the second half are behind the first round of all faults"
+        ),
         Some(memory) => format!(
-            "  by least squares over the {} s behind the first round of all faults: {:+.0} KiB ({:+.2} MiB an hour), \
+            "  by least squares over the last {} s: {:+.0} KiB ({:+.2} MiB an hour), \
              at most {GROWTH_KIB_MOST:.0} KiB allowed: {}",
             memory.span.as_secs(),
             memory.growth_kib,

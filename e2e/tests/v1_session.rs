@@ -39,6 +39,18 @@ fn a_version_one_enclave_is_served() {
     bridge.assert_alive();
 }
 
+/// Half an interval is longer here than a stranger may be silent on the init port.
+#[test]
+fn a_first_beat_after_half_of_a_long_interval_is_in_time() {
+    let bridge = Bridge::builder().start();
+    let enclave = Enclave::start(&bridge.meeting, &Settings::new(14 * SECOND));
+    wait::until("the first beat, each way", 2 * SOON, || {
+        bridge.metric("enclave_bridge_beats_received_total") == Some(1.0) && enclave.beats() >= 1
+    });
+    assert_eq!(bridge.metric("enclave_bridge_beats_bad_total"), Some(0.0));
+    assert_eq!(enclave.complaint(), None);
+}
+
 #[test]
 fn the_bridge_closes_the_handshake_after_the_ack_and_says_nothing_more() {
     let bridge = Bridge::builder().start();

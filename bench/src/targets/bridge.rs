@@ -1,10 +1,9 @@
 //! The bridge as a target: the release build, with an enclave on the wire by hand.
 
-use super::{Doors, EGRESS_PORT, ENCLAVE_PORT, Far, Ground, Running};
+use super::{Doors, EGRESS_PORT, ENCLAVE_PORT, Far, Ground, Guest, Running};
 use crate::enclave::{Enclave, Wishes};
 use crate::error::BenchError;
 use crate::process::Process;
-use crate::records::Form;
 use crate::socket::free_port;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,13 +44,13 @@ pub(super) fn version(ground: &Ground) -> Result<String, BenchError> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-pub(super) fn run(form: Form, doors: &Doors, ground: &Ground) -> Result<Running, BenchError> {
+pub(super) fn run(guest: Guest, doors: &Doors, ground: &Ground) -> Result<Running, BenchError> {
     let mut command = Command::new(&ground.bridge);
     // What the environment of whoever runs the bench says about bridges is not meant for this one.
     command.env_clear().current_dir(&ground.folder).arg("run");
     let cid = match ground.far {
         Far::Hybrid => {
-            command.arg("--uds-path").arg(ground.guest_socket(form));
+            command.arg("--uds-path").arg(ground.guest_socket(guest));
             HYBRID_CID
         }
         Far::Vsock => {
@@ -61,8 +60,12 @@ pub(super) fn run(form: Form, doors: &Doors, ground: &Ground) -> Result<Running,
     };
     command.args(["--monitor", &format!("127.0.0.1:{}", free_port()?)]);
     command.args(["--ingress-address", "127.0.0.1", "--egress-allow", "127.0.0.0/8", "--log-level", "error"]);
+    if !guest.sandbox {
+        command.args(["--sandbox", "off"]);
+    }
     let process = Process::start(&mut command, "enclave-bridge")?;
-    let wishes = Wishes { cid, listen_port: ENCLAVE_PORT, tcp_port: doors.ingress, dial_port: EGRESS_PORT, form };
-    let enclave = Enclave::start(&ground.host(form, INIT_PORT), &wishes, &ground.stop)?;
+    let wishes =
+        Wishes { cid, listen_port: ENCLAVE_PORT, tcp_port: doors.ingress, dial_port: EGRESS_PORT, form: guest.form };
+    let enclave = Enclave::start(&ground.host(guest, INIT_PORT), &wishes, &ground.stop)?;
     Ok(Running { enclave: Some(enclave), processes: vec![process] })
 }

@@ -4,11 +4,13 @@
 //! ending the oldest that has got least far. So a thousand silent connections hold nothing up and hold no memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use enclave_bridge_net::{Listener, Origin, Peer, Stream};
 use enclave_bridge_proto::host::{End, Event, Handshake};
 use enclave_bridge_proto::{AMBIGUITY_PAUSE, EnclaveId, First, FirstBytes, HandshakeError, Phase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -81,11 +83,15 @@ enum Finished {
 async fn negotiate(app: &Arc<App>, endpoint: &Endpoint, stream: &mut Stream, peer: &Peer, ticket: Ticket) -> Finished {
     let accepted = Instant::now();
     let session = app.sessions.of(peer);
-    let (first, bytes) = match timeout(app.handshake.ack, first_bytes(stream, session.as_ref().map(|s| s.id()))).await {
+    // A handshake begins at once. A beat connection is silent until the first beat is due, half an interval later at a
+    // version-1 enclave: it has as long as its session would have without it.
+    let silence = session.as_ref().map_or(Duration::ZERO, |session| session.loss_after()).max(app.handshake.ack);
+    let live = session.as_ref().map(|session| session.id());
+    let (first, bytes) = match first_bytes(stream, live, silence, app.handshake.ack).await {
         Ok(Some(first)) => first,
         Ok(None) => return Finished::Closed,
         Err(_elapsed) => {
-            debug!("init port: {peer}: neither a handshake nor a beat within {:?}", app.handshake.ack);
+            debug!("init port: {peer}: neither a handshake nor a beat in time");
             return Finished::Closed;
         }
     };
@@ -110,24 +116,36 @@ async fn negotiate(app: &Arc<App>, endpoint: &Endpoint, stream: &mut Stream, pee
     }
 }
 
-async fn first_bytes(stream: &mut Stream, live: Option<EnclaveId>) -> Option<(First, Vec<u8>)> {
+/// What the connection is: nothing may come for as long as `silence`; what has begun is there within `whole`.
+async fn first_bytes(
+    stream: &mut Stream,
+    live: Option<EnclaveId>,
+    silence: Duration,
+    whole: Duration,
+) -> Result<Option<(First, Vec<u8>)>, Elapsed> {
     let mut first = FirstBytes::new(live);
     let mut buffer = [0; READ_BYTES];
+    let mut until = Instant::now() + silence;
+    let mut begun = false;
     loop {
         let read = if first.is_ambiguous() {
             match timeout(AMBIGUITY_PAUSE, stream.read(&mut buffer)).await {
                 Ok(read) => read,
-                Err(_pause) => return first.on_pause().map(|known| (known, first.into_bytes())),
+                Err(_pause) => return Ok(first.on_pause().map(|known| (known, first.into_bytes()))),
             }
         } else {
-            stream.read(&mut buffer).await
+            timeout_at(until, stream.read(&mut buffer)).await?
         };
         let bytes = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
         if bytes.is_empty() {
-            return first.on_pause().map(|known| (known, first.into_bytes()));
+            return Ok(first.on_pause().map(|known| (known, first.into_bytes())));
+        }
+        if !begun {
+            begun = true;
+            until = until.min(Instant::now() + whole);
         }
         if let Some(known) = first.push(bytes) {
-            return Some((known, first.into_bytes()));
+            return Ok(Some((known, first.into_bytes())));
         }
     }
 }

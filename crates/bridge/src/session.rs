@@ -204,6 +204,11 @@ impl Session {
         }
     }
 
+    /// How long it lives without a beat.
+    pub(crate) fn loss_after(&self) -> Duration {
+        loss_after(self.grant.interval())
+    }
+
     /// Takes over a connection that began with a beat: reads beats and sends our own until it ends.
     pub(crate) fn adopt_beats(self: &Arc<Self>, app: &Arc<App>, stream: Stream, first: Vec<u8>) {
         let (number, replaced) = self.register_beats(app.limits.beat_connections);

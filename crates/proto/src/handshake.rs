@@ -13,7 +13,8 @@ use crate::{EnvironmentError, SETTINGS_MAX_BYTES};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandshakeLimits {
     /// Host: how long a new connection may take to show its first bytes; runs before
-    /// [`host::Handshake`] begins. 5 s: an enclave sends them in the moment it connects.
+    /// [`host::Handshake`] begins. 5 s: an enclave sends them in the moment it connects. A peer with a live session may
+    /// be about to beat, and has until its first beat is due.
     pub ack: Duration,
     /// Host: how long writing the environment may take. 5 s: it fits the buffers of most sockets.
     pub environment_write: Duration,

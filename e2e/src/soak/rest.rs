@@ -11,6 +11,10 @@ const PAUSE: Duration = Duration::from_secs(75);
 /// How long what was closed may take to be gone.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// How often it is looked at, and how many looks have to agree.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const STAYS: u32 = 10;
+
 /// What the bridge held at a rest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rest {
@@ -38,18 +42,21 @@ pub(super) fn take(stage: &mut Stage, traffic: &Traffic, at: Duration) -> Rest {
         stage.ground.account.wrong(wrong);
     }
     let deadline = Instant::now() + SETTLE;
+    let (mut last, mut alike) = ((0, 0), 0);
     let rest = loop {
-        let (descriptors, tasks) = look(stage);
-        // The first look is the one that all others are compared with; it waits a little for the end of its streams.
-        let first = FIRST.get().copied();
-        let is_level = first.is_none_or(|first| first == (descriptors, tasks));
-        let settled =
-            if first.is_none() { Instant::now() + SETTLE > deadline + Duration::from_secs(1) } else { is_level };
-        if settled || Instant::now() > deadline {
-            FIRST.get_or_init(|| (descriptors, tasks));
+        let found = look(stage);
+        alike = if found == last { alike + 1 } else { 0 };
+        last = found;
+        // A lasting stream may begin or end between two looks at it: only what stays counts. The first rest is the one
+        // that all others are compared with.
+        let stays = alike >= STAYS;
+        let is_level = FIRST.get().is_none_or(|first| *first == found);
+        if (stays && is_level) || Instant::now() > deadline {
+            FIRST.get_or_init(|| found);
+            let (descriptors, tasks) = found;
             break Rest { at, resident_kib: stage.bridge.resident_kib(), descriptors, tasks, is_level };
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_EVERY);
     };
     traffic.go_on();
     rest
