@@ -65,6 +65,9 @@ pub struct Builder {
     environment: Vec<(OsString, OsString)>,
     output: Output,
     descriptor_limit: Option<u32>,
+    before: Vec<String>,
+    wrapper: Vec<OsString>,
+    stdout: Option<PathBuf>,
     folder: Option<Arc<TempDir>>,
     monitor: Option<SocketAddr>,
 }
@@ -79,6 +82,9 @@ impl Builder {
             environment: Vec::new(),
             output: Output::Kept,
             descriptor_limit: None,
+            before: Vec::new(),
+            wrapper: Vec::new(),
+            stdout: None,
             folder: None,
             monitor: None,
         }
@@ -118,6 +124,28 @@ impl Builder {
         self
     }
 
+    /// Runs these words of a shell in the process that becomes the bridge.
+    #[must_use]
+    pub fn before(mut self, words: impl Into<String>) -> Builder {
+        self.before.push(words.into());
+        self
+    }
+
+    /// Starts the bridge by another program, which is given these words and then the bridge's, and in whose process the
+    /// bridge then runs.
+    #[must_use]
+    pub fn wrapped<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Builder {
+        self.wrapper.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Its standard output is this file, which it opens for writing, waiting for a reader if it is a pipe.
+    #[must_use]
+    pub fn stdout_to(mut self, path: PathBuf) -> Builder {
+        self.stdout = Some(path);
+        self
+    }
+
     /// Uses the folder of an earlier bridge, so that an enclave finds the new one at the old place.
     #[must_use]
     pub fn in_folder_of(mut self, earlier: &Bridge) -> Builder {
@@ -149,15 +177,19 @@ impl Builder {
         });
         let monitor = self.monitor.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free())));
         let meeting = Meeting::new(self.endpoint, folder.path());
-        let mut command = match self.descriptor_limit {
-            None => Command::new(&programs().bridge),
-            Some(limit) => {
-                // The shell's own limit holds for what it becomes; its process id stays.
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(&programs().bridge);
-                shell
-            }
+        let mut words = self.wrapper.into_iter().chain([programs().bridge.clone().into_os_string()]);
+        let mut before = self.before;
+        before.extend(self.descriptor_limit.map(|limit| format!("ulimit -n {limit}")));
+        before.extend(self.stdout.map(|path| format!("exec >{}", path.display())));
+        let mut command = if before.is_empty() {
+            Command::new(words.next().expect("the program at least"))
+        } else {
+            // The shell's own limits hold for what it becomes; its process id stays.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{}; exec \"$0\" \"$@\"", before.join(" && "))]);
+            shell
         };
+        command.args(words);
         command.arg("run").args(meeting.bridge_arguments()).arg("--monitor").arg(monitor.to_string());
         command.args(&self.arguments).current_dir(folder.path());
         command.env_clear().envs(self.environment);

@@ -17,13 +17,18 @@
 
 pub mod bridge;
 pub mod bytes;
+pub mod cgroup;
+pub mod dns;
 pub mod enclave;
 pub mod framed;
 pub mod guest;
 pub mod http;
+pub mod network;
 pub mod peers;
 pub mod ports;
 pub mod process;
+pub mod skip;
+pub mod steady;
 pub mod tunnels;
 pub mod v1;
 mod v1_beats;

@@ -108,6 +108,11 @@ impl Process {
         self.stdout.clone()
     }
 
+    /// The reading end of the held standard output, for who reads more than is to be kept.
+    pub fn take_held_pipe(&mut self) -> PipeReader {
+        self.held.take().expect("started with Output::Held")
+    }
+
     /// Closes the reading end of the held standard output.
     pub fn close_held_stdout(&mut self) {
         drop(self.held.take().expect("started with Output::Held"));

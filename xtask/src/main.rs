@@ -22,7 +22,7 @@ usage: cargo xtask COMMAND
   eif [OPTIONS]                 the example as an image file for enclaves, with its measurements (--twice, --profile, --kernel ...)
   lab [OPTIONS] [-- TEST]       the suites over real AF_VSOCK, in guests of QEMU (--mode, --kernel, --quick, --install,
                                 --write-table), or figures from within one (--measure idle 10000)
-  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm
+  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, descriptors, stdout-blocked
 ";
 
 fn main() -> ExitCode {

@@ -81,11 +81,13 @@ enum Finished {
 async fn negotiate(app: &Arc<App>, endpoint: &Endpoint, stream: &mut Stream, peer: &Peer, ticket: Ticket) -> Finished {
     let accepted = Instant::now();
     let session = app.sessions.of(peer);
-    let (first, bytes) = match timeout(app.handshake.ack, first_bytes(stream, session.as_ref().map(|s| s.id()))).await {
+    // A peer of version 1 sends its first beat half an interval after it has connected for its beats.
+    let limit = session.as_ref().map_or(app.handshake.ack, |session| session.interval().max(app.handshake.ack));
+    let (first, bytes) = match timeout(limit, first_bytes(stream, session.as_ref().map(|s| s.id()))).await {
         Ok(Some(first)) => first,
         Ok(None) => return Finished::Closed,
         Err(_elapsed) => {
-            debug!("init port: {peer}: neither a handshake nor a beat within {:?}", app.handshake.ack);
+            debug!("init port: {peer}: neither a handshake nor a beat within {limit:?}");
             return Finished::Closed;
         }
     };

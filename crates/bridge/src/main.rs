@@ -6,13 +6,14 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::num::NonZero;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
-use enclave_bridge::telemetry::Telemetry;
+use enclave_bridge::telemetry::{Telemetry, TelemetryError};
 use enclave_bridge::{exit, explain, monitor, sandbox};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -60,15 +61,16 @@ fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
 fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitCode {
     // Before any other thread: the sandbox holds for this one and for all that it starts.
     let begun = begin(config, source, environment);
-    let telemetry = match Telemetry::install(config.log_level.as_str()) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
-    };
     // The text of a panic may hold bytes of a peer; where it happened is what a report needs.
     std::panic::set_hook(Box::new(|panic| match panic.location() {
         Some(place) => error!("panic at {place}"),
         None => error!("panic"),
     }));
+    let telemetry = match Telemetry::install(config.log_level.as_str()) {
+        Ok(telemetry) => telemetry,
+        Err(error @ TelemetryError::Thread) => return say(io::stderr(), &error.to_string(), exit::UNAVAILABLE),
+        Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
+    };
     for warning in source.warnings() {
         warn!("{warning}");
     }
@@ -87,9 +89,11 @@ fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitC
     if let Some(threads) = begun.threads {
         runtime.worker_threads(threads);
     }
-    let runtime = match runtime.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
+    // Where the first thread cannot be had the runtime panics instead of saying so.
+    let runtime = match std::panic::catch_unwind(AssertUnwindSafe(|| runtime.enable_all().build())) {
+        Ok(Ok(runtime)) => runtime,
+        Ok(Err(error)) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
+        Err(_panic) => return fail("runtime: no thread can be started", exit::UNAVAILABLE),
     };
     let exit = match prepare(&runtime, config, environment, begun) {
         Ok(prepared) => runtime.block_on(serve(prepared, source, environment, &telemetry)),

@@ -135,6 +135,11 @@ impl Session {
         self.grant.id()
     }
 
+    /// The enclave beats every half of it.
+    pub(crate) fn interval(&self) -> Duration {
+        self.grant.interval()
+    }
+
     pub(crate) fn grant(&self) -> &Grant {
         &self.grant
     }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_descriptors_the_listener_pauses_and_then_goes_on() {
+async fn r1_without_descriptors_the_listener_pauses_and_then_goes_on() {
     let mut listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
     let address = listener.local_addr().unwrap();
     let pauses = listener.pauses();

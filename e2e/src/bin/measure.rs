@@ -1,4 +1,4 @@
-//! Figures for the documents, taken from the real programs: `cargo xtask measure idle|ready|restart|sigterm`.
+//! Figures for the documents, taken from the real programs: `cargo xtask measure WHAT`.
 //!
 //! What is printed was measured on the machine that prints it; nothing here asserts.
 #![allow(
@@ -10,6 +10,11 @@
     clippy::cast_precision_loss,
     reason = "a program of the tests: what does not hold is a failed measurement"
 )]
+
+#[path = "measure/descriptors.rs"]
+mod descriptors;
+#[path = "measure/stdout_blocked.rs"]
+mod stdout_blocked;
 
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::enclave::SimpleEnclave;
@@ -32,8 +37,10 @@ fn main() -> ExitCode {
         Some("ready") => ready(number(1000)),
         Some("restart") => restart(number(50)),
         Some("sigterm") => sigterm(number(20)),
+        Some("descriptors") => descriptors::run(number(60) as u64),
+        Some("stdout-blocked") => stdout_blocked::run(number(60) as u64),
         _ => {
-            println!("usage: measure idle|ready|restart|sigterm [NUMBER]");
+            println!("usage: measure idle|ready|restart|sigterm|descriptors|stdout-blocked [NUMBER]");
             return ExitCode::from(64);
         }
     }

@@ -100,7 +100,7 @@ async fn prepare(
             } else {
                 Enclave::ReadAhead(Box::new(Leg::new(Prefixed::new(rest, stream), granted.framed)))
             };
-            return Some(Ready { app, session, enclave, upstream: Stream::from_tcp(upstream), permit });
+            return Some(Ready { app, session, enclave, upstream: Stream::connected_tcp(upstream), permit });
         }
         Err(Unfinished::Abandoned) => counters.ended.count(StreamResult::Abandoned),
         Err(Unfinished::Refused(nak)) => {
