@@ -27,7 +27,9 @@ impl Group {
     pub fn new(name: &str, limit: Limit) -> std::io::Result<Group> {
         let name = format!("enclave-bridge-{name}-{}", std::process::id());
         let (controller, older, newer) = match limit {
-            Limit::Memory(bytes) => ("memory", ("memory.limit_in_bytes", bytes.to_string()), ("memory.max", bytes.to_string())),
+            Limit::Memory(bytes) => {
+                ("memory", ("memory.limit_in_bytes", bytes.to_string()), ("memory.max", bytes.to_string()))
+            }
             Limit::Processor(share) => (
                 "cpu",
                 ("cpu.cfs_quota_us", (share * 1000).to_string()),
@@ -58,7 +60,9 @@ impl Group {
     /// Processes that were killed for want of memory.
     #[must_use]
     pub fn killed(&self) -> u64 {
-        let told = ["memory.oom_control", "memory.events"].iter().find_map(|file| std::fs::read_to_string(self.0.join(file)).ok());
+        let told = ["memory.oom_control", "memory.events"]
+            .iter()
+            .find_map(|file| std::fs::read_to_string(self.0.join(file)).ok());
         let told = told.expect("a group of memory");
         let killed = told.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
         killed.expect("a count of those that were killed")

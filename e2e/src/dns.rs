@@ -122,10 +122,11 @@ fn reply_to(message: &[u8], tcp: bool, answer: &impl Fn(&Question) -> Reply) -> 
             (0x81, 0, vec![record(5, &name)])
         }
         Reply::Addresses(addresses) => {
-            let records = addresses.iter().filter(|address| address.is_ipv6() == question.v6).map(|address| match address {
-                IpAddr::V4(address) => record(1, &address.octets()),
-                IpAddr::V6(address) => record(28, &address.octets()),
-            });
+            let records =
+                addresses.iter().filter(|address| address.is_ipv6() == question.v6).map(|address| match address {
+                    IpAddr::V4(address) => record(1, &address.octets()),
+                    IpAddr::V6(address) => record(28, &address.octets()),
+                });
             (0x81, 0, records.collect())
         }
     };

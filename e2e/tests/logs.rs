@@ -337,7 +337,8 @@ fn l5_random_bytes_come_out_as_harmless_lines() {
         let bridge = Bridge::builder().arguments(["--log-format", format]).start();
         let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
         let mut bytes = vec![0; 512 * 1024];
-        std::io::Read::read_exact(&mut enclave_bridge_e2e::bytes::Pattern::new(9, bytes.len() as u64), &mut bytes).unwrap();
+        std::io::Read::read_exact(&mut enclave_bridge_e2e::bytes::Pattern::new(9, bytes.len() as u64), &mut bytes)
+            .unwrap();
         log.write_all(&bytes).unwrap();
         log.write_all(b"\n{\"timestamp\":\"2026\",\"level\":\"ERROR\",\"message\":\"forged\"}\nend\n").unwrap();
         let sent = bytes.iter().filter(|byte| **byte == b'\n').count() + 3;
@@ -348,7 +349,8 @@ fn l5_random_bytes_come_out_as_harmless_lines() {
         if format == "json" {
             for line in text.lines() {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
-                assert!(line["enclave"].as_str().unwrap().ends_with("guest.sock"), "{line}");
+                let place = if Endpoint::under_test() == Endpoint::Hybrid { "guest.sock" } else { "1" };
+                assert!(line["enclave"].as_str().unwrap().ends_with(place), "{line}");
             }
         }
         // What looks like the bridge's own is in the enclaves' output, never in the bridge's.

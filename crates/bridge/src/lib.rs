@@ -18,6 +18,7 @@ pub mod quiet;
 pub mod sandbox;
 pub mod streams;
 pub mod telemetry;
+pub mod threads;
 
 mod control;
 mod egress;

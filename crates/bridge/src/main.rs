@@ -6,7 +6,6 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::num::NonZero;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
 use enclave_bridge::telemetry::{Telemetry, TelemetryError};
-use enclave_bridge::{exit, explain, monitor, sandbox};
+use enclave_bridge::{exit, explain, monitor, sandbox, threads};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -89,11 +88,13 @@ fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitC
     if let Some(threads) = begun.threads {
         runtime.worker_threads(threads);
     }
-    // Where the first thread cannot be had the runtime panics instead of saying so.
-    let runtime = match std::panic::catch_unwind(AssertUnwindSafe(|| runtime.enable_all().build())) {
-        Ok(Ok(runtime)) => runtime,
-        Ok(Err(error)) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
-        Err(_panic) => return fail("runtime: no thread can be started", exit::UNAVAILABLE),
+    let workers = begun.threads.unwrap_or_else(|| chosen_threads(environment));
+    if let Err(error) = threads::try_to_start(workers.saturating_add(threads::BESIDE_THE_RUNTIME)) {
+        return fail(&error.to_string(), exit::UNAVAILABLE);
+    }
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
     };
     let exit = match prepare(&runtime, config, environment, begun) {
         Ok(prepared) => runtime.block_on(serve(prepared, source, environment, &telemetry)),
@@ -139,6 +140,12 @@ fn begin(config: &Config, source: &Source, environment: &HostEnvironment) -> Res
 
 /// The variable by which tokio is told how many threads it is to have.
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// How many threads the environment asks for; what is no number is the runtime's to complain of.
+fn chosen_threads(environment: &HostEnvironment) -> usize {
+    let chosen = environment.iter().find(|(name, _)| name == WORKER_THREADS);
+    chosen.and_then(|(_, value)| value.to_str()?.parse().ok()).unwrap_or(1)
+}
 
 /// Ports from here on need no capability, unless the system was told otherwise (`ip_unprivileged_port_start`).
 const FIRST_FREE_PORT: u16 = 1024;

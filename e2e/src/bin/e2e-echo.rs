@@ -1,5 +1,9 @@
 //! A TCP server that sends back what comes, as a process of its own, to be stopped as one. Says its port on standard output.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program of the tests: what does not hold is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a program of the tests: what does not hold is a failed test"
+)]
 
 use enclave_bridge_e2e::peers;
 use std::io::Write;

@@ -40,7 +40,7 @@ pub(crate) fn run(seconds: u64) {
     exhausted.beside(&calm);
     drop(flood);
     limit(&bridge, LIMIT as usize);
-    println!("descriptors back: a new connection echoed after {:?}", until_served(port));
+    println!("descriptors back: a new connection echoed after {:?}", until_served(flooded));
 
     let (stop, tries) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -56,7 +56,7 @@ pub(crate) fn run(seconds: u64) {
         full.beside(&calm);
         stop.store(true, Ordering::SeqCst);
     });
-    println!("clients gone: a new connection echoed after {:?}", until_served(port));
+    println!("clients gone: a new connection echoed after {:?}", until_served(flooded));
     println!("directions of streams that broke: {}", streams.broken());
     bridge.assert_alive();
 }
@@ -64,8 +64,7 @@ pub(crate) fn run(seconds: u64) {
 /// Sets the soft limit of descriptors of the running bridge.
 fn limit(bridge: &Bridge, descriptors: usize) {
     let pid = bridge.pid().to_string();
-    let status =
-        Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={descriptors}:{LIMIT}")]).status();
+    let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={descriptors}:{LIMIT}")]).status();
     assert!(status.is_ok_and(|status| status.success()), "prlimit (util-linux)");
 }
 

@@ -87,7 +87,10 @@ pub(crate) fn run(seconds: u64) {
         mib(stalled),
         stalled as f64 / calm as f64 * 100.0
     );
-    println!("lines sent {sent}, printed {printed}, dropped {dropped}, seen by the reader {}", seen.load(Ordering::SeqCst));
+    println!(
+        "lines sent {sent}, printed {printed}, dropped {dropped}, seen by the reader {}",
+        seen.load(Ordering::SeqCst)
+    );
     println!("printed + dropped - sent = {}", printed + dropped - sent as f64);
     println!("the enclave's longest write of {LINES_A_BEAT} lines: {longest:?}");
 }
