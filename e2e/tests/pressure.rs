@@ -160,7 +160,7 @@ fn connect_and_close(connections: u64) {
     let lane = |lane: u64, connections: u64| {
         // Addresses of its own, so that ports that wait out their time do not run out.
         for number in 0..connections {
-            let source = Ipv4Addr::from(0x7f01_0000 + ((lane << 12) | (number / 20_000)) as u32 + 1);
+            let source = Ipv4Addr::from(0x7f01_0001 + u32::try_from((lane << 12) | (number / 20_000)).unwrap());
             let socket = nix::sys::socket::socket(
                 nix::sys::socket::AddressFamily::Inet,
                 nix::sys::socket::SockType::Stream,
