@@ -80,7 +80,9 @@ pub struct Builder {
     environment: Vec<(OsString, OsString)>,
     output: Output,
     descriptor_limit: Option<u32>,
-    under: Vec<OsString>,
+    before: Vec<String>,
+    wrapper: Vec<OsString>,
+    stdout: Option<PathBuf>,
     folder: Option<Arc<TempDir>>,
     monitor: Option<SocketAddr>,
     own_group: bool,
@@ -96,7 +98,9 @@ impl Builder {
             environment: Vec::new(),
             output: Output::Kept,
             descriptor_limit: None,
-            under: Vec::new(),
+            before: Vec::new(),
+            wrapper: Vec::new(),
+            stdout: None,
             folder: None,
             monitor: None,
             own_group: false,
@@ -144,10 +148,25 @@ impl Builder {
         self
     }
 
-    /// Starts it by another program, which is given these words first and becomes it: one that counts what it does.
+    /// Runs these words of a shell in the process that becomes the bridge.
     #[must_use]
-    pub fn under<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Builder {
-        self.under = words.into_iter().map(Into::into).collect();
+    pub fn before(mut self, words: impl Into<String>) -> Builder {
+        self.before.push(words.into());
+        self
+    }
+
+    /// Starts the bridge by another program, which is given these words and then the bridge's, and in whose process the
+    /// bridge then runs.
+    #[must_use]
+    pub fn wrapped<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Builder {
+        self.wrapper.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Its standard output is this file, which it opens for writing, waiting for a reader if it is a pipe.
+    #[must_use]
+    pub fn stdout_to(mut self, path: PathBuf) -> Builder {
+        self.stdout = Some(path);
         self
     }
 
@@ -182,20 +201,19 @@ impl Builder {
         });
         let monitor = self.monitor.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free())));
         let meeting = Meeting::new(self.endpoint, folder.path());
-        let mut command = match (self.descriptor_limit, self.under.split_first()) {
-            (None, None) => Command::new(&programs().bridge),
-            (None, Some((program, words))) => {
-                let mut counting = Command::new(program);
-                counting.args(words).arg(&programs().bridge);
-                counting
-            }
-            (Some(limit), _) => {
-                // The shell's own limit holds for what it becomes; its process id stays.
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(&programs().bridge);
-                shell
-            }
+        let mut words = self.wrapper.into_iter().chain([programs().bridge.clone().into_os_string()]);
+        let mut before = self.before;
+        before.extend(self.descriptor_limit.map(|limit| format!("ulimit -n {limit}")));
+        before.extend(self.stdout.map(|path| format!("exec >{}", path.display())));
+        let mut command = if before.is_empty() {
+            Command::new(words.next().expect("the program at least"))
+        } else {
+            // The shell's own limits hold for what it becomes; its process id stays.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{}; exec \"$0\" \"$@\"", before.join(" && "))]);
+            shell
         };
+        command.args(words);
         command.arg("run").args(meeting.bridge_arguments()).arg("--monitor").arg(monitor.to_string());
         command.args(&self.arguments).current_dir(folder.path());
         command.env_clear().envs(self.environment);

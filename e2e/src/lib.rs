@@ -17,17 +17,22 @@
 
 pub mod bridge;
 pub mod bytes;
+pub mod cgroup;
 pub mod dice;
+pub mod dns;
 pub mod enclave;
 pub mod faults;
 pub mod framed;
 pub mod guest;
 pub mod http;
+pub mod network;
 pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod sequence;
+pub mod skip;
 pub mod soak;
+pub mod steady;
 pub mod talker;
 pub mod toxic;
 pub mod tunnels;

@@ -108,8 +108,8 @@ impl Process {
         self.stdout.clone()
     }
 
-    /// The held standard output, for who reads it at a pace of its own.
-    pub fn take_held_reader(&mut self) -> PipeReader {
+    /// The reading end of the held standard output, for who reads more than is to be kept.
+    pub fn take_held_pipe(&mut self) -> PipeReader {
         self.held.take().expect("started with Output::Held")
     }
 

@@ -80,28 +80,28 @@ fn half_close(first: &mut (impl Leg + 'static), second: impl Leg + 'static) {
 }
 
 #[test]
-fn ingress_the_client_ends_first() {
+fn t1_framed_ingress_the_client_ends_first() {
     let pair = Pair::start();
     let (mut tcp, enclave) = pair.ingress();
     half_close(&mut tcp, enclave);
 }
 
 #[test]
-fn ingress_the_enclave_ends_first() {
+fn t2_framed_ingress_the_enclave_ends_first() {
     let pair = Pair::start();
     let (tcp, mut enclave) = pair.ingress();
     half_close(&mut enclave, tcp);
 }
 
 #[test]
-fn egress_the_enclave_ends_first() {
+fn t1_framed_egress_the_enclave_ends_first() {
     let pair = Pair::start();
     let (tcp, mut enclave) = pair.egress();
     half_close(&mut enclave, tcp);
 }
 
 #[test]
-fn egress_the_server_ends_first() {
+fn t2_framed_egress_the_server_ends_first() {
     let pair = Pair::start();
     let (mut tcp, enclave) = pair.egress();
     half_close(&mut tcp, enclave);
@@ -123,7 +123,7 @@ fn both_ends_close_the_socket() {
 }
 
 #[test]
-fn the_enclaves_reset_and_whatever_is_no_record_are_resets_and_cost_only_their_stream() {
+fn t3_the_enclaves_reset_and_whatever_is_no_record_are_resets_and_cost_only_their_stream() {
     let pair = Pair::start();
     let (mut bystander, mut its_enclave) = pair.ingress();
     let endings: [&[u8]; 6] = [b"\xFF\xFF", b"\xFF\x7F", b"\x00\x80", b"\xFE\xFF", b"\x05\0abc", b""];
@@ -151,7 +151,7 @@ fn the_enclaves_reset_and_whatever_is_no_record_are_resets_and_cost_only_their_s
 }
 
 #[test]
-fn a_reset_of_the_tcp_peer_is_one_for_the_enclave() {
+fn t3_a_reset_of_the_tcp_peer_is_one_for_the_enclave() {
     let pair = Pair::start();
     for (mut tcp, mut enclave) in [pair.ingress(), pair.egress()] {
         tcp.write_all(b"x").unwrap();
@@ -215,7 +215,7 @@ fn records_in_the_segment_of_the_address_line_belong_to_the_stream() {
 
 /// A hundred clients whose downloads run when the enclave's process is killed: each must see that its file is short.
 #[test]
-fn a_killed_enclave_is_a_reset_for_every_client() {
+fn t3_a_killed_enclave_is_a_reset_for_every_client() {
     const CLIENTS: usize = 100;
     let bridge = Bridge::builder().start();
     let mut enclave = SimpleEnclave::start(&bridge.meeting, &[]);

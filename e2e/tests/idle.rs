@@ -32,7 +32,7 @@ fn t5_descriptors_and_streams_return_when_two_thousand_idle_connections_leave() 
 }
 
 #[test]
-fn over_max_streams_a_new_connection_is_reset_at_once() {
+fn t9_over_max_streams_a_new_connection_is_reset_at_once() {
     let mut bridge = Bridge::builder().arguments(["--max-streams", "10"]).start();
     let port = ports::free();
     let settings = Settings::new(Duration::from_secs(30)).server(5001, port).client(5002);

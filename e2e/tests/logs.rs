@@ -69,14 +69,25 @@ fn l5_json_lines() {
 
 #[test]
 fn l6_many_connections_in_odd_pieces_mix_no_lines() {
-    let bridge = Bridge::builder().start();
+    interleaved(500);
+}
+
+#[test]
+#[ignore = "a minute: cargo nextest run -p enclave-bridge-e2e --run-ignored only l6"]
+fn slow_l6_a_hundred_thousand_lines_of_many_connections_mix_nowhere() {
+    interleaved(6250);
+}
+
+/// As many connections as one enclave may have, so many lines each.
+fn interleaved(each: usize) {
+    let bridge = Bridge::builder().variable("ENCLAVE_BRIDGE_LOG_RATE", "1024MiB").start();
     std::thread::scope(|scope| {
         for writer in 0..16_usize {
             let meeting = &bridge.meeting;
             scope.spawn(move || {
                 let mut log = meeting.dial_host(LOG_PORT).unwrap();
                 let mut all = Vec::new();
-                for number in 0..500_usize {
+                for number in 0..each {
                     let fill = "abcdefghij".repeat(1 + (number * 7 + writer) % 20);
                     writeln!(all, "<{writer}/{number}/{fill}>").unwrap();
                 }
@@ -86,7 +97,10 @@ fn l6_many_connections_in_odd_pieces_mix_no_lines() {
             });
         }
     });
-    wait::until("every line", CALM, || bridge.stdout.text().lines().count() >= 16 * 500);
+    wait::until("every line", CALM * 2, || {
+        bridge.metric("enclave_bridge_log_lines_printed_total").is_some_and(|printed| printed >= 16.0 * each as f64)
+    });
+    wait::until("every line here", CALM, || bridge.stdout.text().lines().count() >= 16 * each);
     let mut next = [0; 16];
     for line in bridge.stdout.text().lines() {
         let inner = line.strip_prefix('<').and_then(|line| line.strip_suffix('>')).unwrap_or_else(|| panic!("{line}"));
@@ -96,7 +110,7 @@ fn l6_many_connections_in_odd_pieces_mix_no_lines() {
         assert_eq!(fields[2], "abcdefghij".repeat(1 + (number * 7 + writer) % 20));
         next[writer] += 1;
     }
-    assert_eq!(next, [500; 16]);
+    assert_eq!(next, [each; 16]);
 }
 
 #[test]
@@ -249,4 +263,146 @@ fn l8_lines_beyond_the_rate_are_dropped_whole_and_counted() {
     };
     wait::until("the count in the bridge's own log", CALM, || told().iter().sum::<u64>() as f64 == count("dropped"));
     assert!(told().len() as u64 <= started.elapsed().as_secs() + 1, "{:?}", told());
+}
+
+/// Every line is either in the output or in the count of those that are not.
+#[test]
+fn l2_printed_and_dropped_are_what_was_sent() {
+    const LINES: usize = 30_000;
+    let mut bridge = Bridge::builder().output(Output::Held).variable("ENCLAVE_BRIDGE_LOG_RATE", "1024MiB").start();
+    let mut pipe = bridge.take_held_pipe();
+    let port = ports::free();
+    let _enclave = Enclave::echo(&bridge.meeting, &Settings::new(CALM).server(5001, port), 5001);
+    let count = |name: &str| bridge.metric(&format!("enclave_bridge_log_lines_{name}_total")).unwrap();
+    let send = |lines: usize| {
+        let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
+        log.write_within(CALM);
+        for number in 0..lines {
+            log.write_all(format!("{number:0>399}\n").as_bytes()).unwrap();
+        }
+    };
+    // More than the queue and the pipe hold: what has no place is dropped, after it has waited for one.
+    send(LINES);
+    wait::until("every line", CALM, || count("received") >= LINES as f64);
+    // Tunnels do not know of it.
+    let mut stream = tunnels::tcp(Bridge::tcp(port));
+    assert_eq!(tunnels::speak_then_listen(&mut stream, 1, MIB / 16).unwrap(), Heard::pattern(1, MIB / 16));
+    assert!(count("dropped") > 0.0, "all {LINES} lines had a place");
+
+    let reading = std::thread::spawn(move || {
+        let (mut lines, mut text) = (0_u64, String::new());
+        let mut pipe = std::io::BufReader::new(&mut pipe);
+        while std::io::BufRead::read_line(&mut pipe, &mut text).unwrap() > 0 {
+            assert_eq!(text.len(), 400, "{text:?}");
+            lines += 1;
+            text.clear();
+        }
+        lines
+    });
+    send(100);
+    let sent = (LINES + 100) as f64;
+    wait::until("every line to be accounted for", CALM, || count("printed") + count("dropped") >= sent);
+    let (printed, dropped) = (count("printed"), count("dropped"));
+    assert_eq!(printed + dropped, sent, "{printed} printed, {dropped} dropped");
+    assert_eq!(bridge.end_with(nix::sys::signal::Signal::SIGTERM, CALM).0, Some(0));
+    assert_eq!(reading.join().unwrap() as f64, printed);
+}
+
+/// So many lines over two connections to an output that is read: all of them come out, each connection's in order.
+fn burst(lines: u64) {
+    let mut bridge = Bridge::builder().output(Output::Held).variable("ENCLAVE_BRIDGE_LOG_RATE", "1024MiB").start();
+    let pipe = bridge.take_held_pipe();
+    let reading = std::thread::spawn(move || {
+        let (mut next, mut text) = ([0_u64; 2], Vec::new());
+        let mut pipe = std::io::BufReader::with_capacity(256 * 1024, pipe);
+        while next.iter().sum::<u64>() < lines {
+            text.clear();
+            assert!(std::io::BufRead::read_until(&mut pipe, b'\n', &mut text).unwrap() > 0, "the output ended");
+            let line = std::str::from_utf8(&text).unwrap();
+            let (who, number) = line.trim_end().split_once(' ').unwrap();
+            let who: usize = who.parse().unwrap();
+            assert_eq!(number.parse::<u64>().unwrap(), next[who], "a line of {who} is missing or out of order");
+            next[who] += 1;
+        }
+        pipe
+    });
+    std::thread::scope(|scope| {
+        for who in 0..2 {
+            let meeting = &bridge.meeting;
+            scope.spawn(move || {
+                let log = meeting.dial_host(LOG_PORT).unwrap();
+                let mut log = std::io::BufWriter::with_capacity(64 * 1024, log);
+                for number in 0..lines / 2 {
+                    writeln!(log, "{who} {number}").unwrap();
+                }
+            });
+        }
+    });
+    let _pipe = reading.join().unwrap();
+    wait::until("the count", SOON, || bridge.metric("enclave_bridge_log_lines_printed_total") == Some(lines as f64));
+    assert_eq!(bridge.metric("enclave_bridge_log_lines_dropped_total").unwrap_or_default(), 0.0);
+}
+
+#[test]
+fn l1_a_burst_to_an_output_that_is_read_loses_nothing() {
+    burst(200_000);
+}
+
+#[test]
+#[ignore = "a minute: cargo nextest run -p enclave-bridge-e2e --release --run-ignored only l1"]
+fn slow_l1_ten_million_lines_to_an_output_that_is_read() {
+    burst(10_000_000);
+}
+
+/// A collector behind a named pipe goes away and comes back.
+#[test]
+fn l3_a_collector_that_comes_back_finds_lines_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("collector");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let opening = path.clone();
+    let collector = std::thread::spawn(move || std::fs::File::open(opening).unwrap());
+    let mut bridge = Bridge::builder().stdout_to(path.clone()).start();
+    let first = std::io::BufReader::new(collector.join().unwrap());
+    let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
+    log.write_all(b"one\n").unwrap();
+    let mut lines = std::io::BufRead::lines(first);
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    drop(lines);
+    log.write_all(b"lost\n").unwrap();
+    let count = |name: &str| bridge.metric(&format!("enclave_bridge_log_lines_{name}_total")).unwrap();
+    wait::until("the count of what nobody took", SOON, || count("dropped") == 1.0);
+    let mut again = std::io::BufRead::lines(std::io::BufReader::new(std::fs::File::open(&path).unwrap()));
+    log.write_all(b"two\n").unwrap();
+    assert_eq!(again.next().unwrap().unwrap(), "two");
+    assert_eq!((count("printed"), count("dropped")), (2.0, 1.0));
+    bridge.assert_serves();
+}
+
+/// Bytes of every kind, in lines and out of them: what comes out is UTF-8 without control characters, line by line.
+#[test]
+fn l5_random_bytes_come_out_as_harmless_lines() {
+    for format in ["raw", "json"] {
+        let bridge = Bridge::builder().arguments(["--log-format", format]).start();
+        let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
+        let mut bytes = vec![0; 512 * 1024];
+        std::io::Read::read_exact(&mut enclave_bridge_e2e::bytes::Pattern::new(9, bytes.len() as u64), &mut bytes)
+            .unwrap();
+        log.write_all(&bytes).unwrap();
+        log.write_all(b"\n{\"timestamp\":\"2026\",\"level\":\"ERROR\",\"message\":\"forged\"}\nend\n").unwrap();
+        let sent = bytes.iter().filter(|byte| **byte == b'\n').count() + 3;
+        wait::until("every line", CALM, || bridge.stdout.bytes().iter().filter(|byte| **byte == b'\n').count() >= sent);
+        let text = String::from_utf8(bridge.stdout.bytes()).expect("UTF-8 whatever came");
+        assert_eq!(text.lines().count(), sent);
+        assert!(!text.chars().any(|c| c.is_control() && !['\n', '\t'].contains(&c)));
+        if format == "json" {
+            for line in text.lines() {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                let place = if Endpoint::under_test() == Endpoint::Hybrid { "guest.sock" } else { "1" };
+                assert!(line["enclave"].as_str().unwrap().ends_with(place), "{line}");
+            }
+        }
+        // What looks like the bridge's own is in the enclaves' output, never in the bridge's.
+        assert!(!bridge.stderr.text().contains("forged"));
+    }
 }

@@ -254,7 +254,7 @@ fn moving(port: u16) -> TcpStream {
 }
 
 #[test]
-fn slow_an_enclave_killed_fifty_times_amid_a_hundred_busy_streams() {
+fn slow_t27_an_enclave_killed_fifty_times_amid_a_hundred_busy_streams() {
     let mut bridge = Bridge::builder().start();
     // A session of the same shape as the last one: its listener is there before and after.
     bridge.assert_serves();

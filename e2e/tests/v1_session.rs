@@ -309,3 +309,13 @@ fn several_beat_connections_and_a_lost_one_are_borne() {
     assert_eq!(bridge.ready_status(), 200);
     bridge.assert_alive();
 }
+
+/// A beat connection is silent for half an interval first, which may be longer than a handshake's first byte may take.
+#[test]
+fn a_first_beat_after_half_a_long_interval_is_waited_for() {
+    let bridge = Bridge::builder().start();
+    let enclave = Enclave::start(&bridge.meeting, &Settings::new(Duration::from_secs(14)));
+    wait::until("the first beat", SOON, || bridge.metric("enclave_bridge_beats_received_total") == Some(1.0));
+    wait::until("a beat in return", SOON, || enclave.beats() > 0);
+    assert_eq!(enclave.complaint(), None);
+}

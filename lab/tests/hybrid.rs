@@ -188,7 +188,7 @@ fn hybrid_a_guest_that_loses_power_is_replaced_by_the_next() {
 
 #[test]
 #[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
-fn slow_hybrid_twenty_power_cuts_under_a_hundred_streams() {
+fn slow_hybrid_t27_twenty_power_cuts_under_a_hundred_streams() {
     let mut rig = Rig::start();
     let pid = rig.bridge.pid();
     let before = rig.bridge.descriptors();

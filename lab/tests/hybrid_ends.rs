@@ -52,7 +52,7 @@ fn server(habit: impl Fn(&mut TcpStream) -> Heard + Send + Sync + 'static) -> (u
 
 #[test]
 #[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
-fn hybrid_64_mib_after_a_half_close_in_each_direction() {
+fn hybrid_t1_t2_64_mib_after_a_half_close_in_each_direction() {
     let (mut bridge, machine, port) = start();
 
     // Ingress, the client ends first: 64 MiB come down after it.
@@ -106,7 +106,7 @@ fn hybrid_64_mib_after_a_half_close_in_each_direction() {
 
 #[test]
 #[ignore = "boots a guest: cargo xtask lab --mode hybrid"]
-fn hybrid_an_enclave_killed_amid_downloads_is_a_reset_for_each_client() {
+fn hybrid_t3_an_enclave_killed_amid_downloads_is_a_reset_for_each_client() {
     let (mut bridge, machine, port) = start();
     let downloads: Vec<TcpStream> = (0..20)
         .map(|_| {

@@ -28,7 +28,8 @@ usage: cargo xtask COMMAND
                                 --write-table), or figures from within one (--measure idle 10000, --measure bench 7)
   fuzz [OPTIONS]                the long run of the fuzz targets (--executions, --target, --seed, --minimise)
   soak [--minutes N] [--seed S] one release build of the bridge under mixed traffic, with a fault each 30 s (docs/soak.md)
-  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, faults, sequence
+  measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, faults, sequence,
+                                descriptors, stdout-blocked
 ";
 
 fn main() -> ExitCode {

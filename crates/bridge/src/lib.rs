@@ -19,6 +19,7 @@ pub mod quiet;
 pub mod sandbox;
 pub mod streams;
 pub mod telemetry;
+pub mod threads;
 
 mod beats;
 mod control;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
-use enclave_bridge::telemetry::Telemetry;
-use enclave_bridge::{exit, explain, monitor, sandbox};
+use enclave_bridge::telemetry::{Telemetry, TelemetryError};
+use enclave_bridge::{exit, explain, monitor, sandbox, threads};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -60,15 +60,16 @@ fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
 fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitCode {
     // Before any other thread: the sandbox holds for this one and for all that it starts.
     let begun = begin(config, source, environment);
-    let telemetry = match Telemetry::install(config.log_level.as_str()) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
-    };
     // The text of a panic may hold bytes of a peer; where it happened is what a report needs.
     std::panic::set_hook(Box::new(|panic| match panic.location() {
         Some(place) => error!("panic at {place}"),
         None => error!("panic"),
     }));
+    let telemetry = match Telemetry::install(config.log_level.as_str()) {
+        Ok(telemetry) => telemetry,
+        Err(error @ TelemetryError::Thread) => return say(io::stderr(), &error.to_string(), exit::UNAVAILABLE),
+        Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
+    };
     for warning in source.warnings() {
         warn!("{warning}");
     }
@@ -86,6 +87,10 @@ fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitC
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = begun.threads {
         runtime.worker_threads(threads);
+    }
+    let workers = begun.threads.unwrap_or_else(|| chosen_threads(environment));
+    if let Err(error) = threads::try_to_start(workers.saturating_add(threads::BESIDE_THE_RUNTIME)) {
+        return fail(&error.to_string(), exit::UNAVAILABLE);
     }
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
@@ -136,6 +141,12 @@ fn begin(config: &Config, source: &Source, environment: &HostEnvironment) -> Res
 
 /// The variable by which tokio is told how many threads it is to have.
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// How many threads the environment asks for; what is no number is the runtime's to complain of.
+fn chosen_threads(environment: &HostEnvironment) -> usize {
+    let chosen = environment.iter().find(|(name, _)| name == WORKER_THREADS);
+    chosen.and_then(|(_, value)| value.to_str()?.parse().ok()).unwrap_or(1)
+}
 
 /// Ports from here on need no capability, unless the system was told otherwise (`ip_unprivileged_port_start`).
 const FIRST_FREE_PORT: u16 = 1024;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use enclave_bridge_net::{Listen, Listener, Origin, Peer, Scope, Stream};
 use enclave_bridge_policy::{ClientGrant, Grant, ServerGrant, grant};
-use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat};
+use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat, loss_after};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;

@@ -35,6 +35,9 @@ pub enum TelemetryError {
     /// A subscriber is installed already.
     #[error("log: {0}")]
     Installed(#[from] TryInitError),
+    /// The thread that writes it could not be started.
+    #[error("log: no thread can be started")]
+    Thread,
     /// The subscriber is gone.
     #[error("log level: {0}")]
     Reload(#[from] reload::Error),
@@ -44,11 +47,13 @@ impl Telemetry {
     /// Installs the log for the whole process.
     ///
     /// # Errors
-    /// If `level` is no filter, or a subscriber is installed already.
+    /// If `level` is no filter, no thread can be had, or a subscriber is installed already.
     pub fn install(level: &str) -> Result<Self, TelemetryError> {
         let (filter, handle) = reload::Layer::new(parse(level)?);
-        let (writer, flush) =
-            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_EVENTS).finish(io::stderr());
+        let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_EVENTS);
+        // It panics where its thread cannot be had.
+        let writing = std::panic::catch_unwind(|| builder.finish(io::stderr()));
+        let (writer, flush) = writing.map_err(|_panic| TelemetryError::Thread)?;
         let terminal = io::stderr().is_terminal();
         let layer = if terminal {
             fmt::layer().with_writer(writer).with_target(false).boxed()

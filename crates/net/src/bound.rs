@@ -75,6 +75,8 @@ pub(crate) fn tcp(address: std::net::SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it: a byte that its sender calls urgent is one of the stream like any other.
+    socket.set_out_of_band_inline(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -27,8 +27,9 @@ pub const BACKLOG: i32 = 4096;
 /// First pause after a failure of the machine's means (descriptors, memory); doubles up to [`ACCEPT_PAUSE_MAX`].
 pub const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 
-/// Longest pause between two attempts to accept: how late a freed descriptor is noticed at worst.
-pub const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Longest pause between two attempts to accept: how late a freed descriptor is noticed at worst. Service is to be back
+/// within a second, of which this leaves half to those that have waited.
+pub const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Failures in a row that cost one connection each and are passed over without a pause. More than a peer can cause in
 /// a row by chance; beyond it the listener pauses, so that no kernel answer can make it spin.

@@ -77,6 +77,15 @@ impl Stream {
         Stream(Socket::Tcp(stream))
     }
 
+    /// A stream over a TCP socket that was connected elsewhere. A byte that its sender calls urgent is one of the stream
+    /// like any other, as it is on a socket that a listener of this crate has accepted. Nothing may have been read yet.
+    pub fn connected_tcp(stream: TcpStream) -> Stream {
+        if let Err(error) = SockRef::from(&stream).set_out_of_band_inline(true) {
+            tracing::debug!(%error, "tcp stream: set urgent data inline");
+        }
+        Stream::from_tcp(stream)
+    }
+
     /// A stream over a Unix socket.
     pub fn from_unix(stream: UnixStream) -> Stream {
         Stream(Socket::Unix(stream))

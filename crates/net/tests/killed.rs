@@ -69,7 +69,7 @@ impl Door {
 }
 
 #[tokio::test]
-async fn a_killed_process_resets_its_peers() {
+async fn t3_a_killed_process_resets_its_peers() {
     for (half_closed, framed) in [false, true]
         .into_iter()
         .flat_map(|half| [(half, (false, false)), (half, (true, false)), (half, (false, true))])

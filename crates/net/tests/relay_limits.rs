@@ -70,7 +70,7 @@ async fn a_poll_moves_no_more_than_the_budget_and_asks_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_stalled_direction_keeps_one_read_and_reads_no_more() {
+async fn t6_a_stalled_direction_keeps_one_read_and_reads_no_more() {
     for kind in [StreamKind::Tcp, StreamKind::Unix, StreamKind::Vsock] {
         let (a, state_a) = script(StreamKind::Tcp, State { input: bytes(1, 1 << 20), ..State::default() });
         let stalled = State { writes: [WriteStep::Stall].into(), reads: [ReadStep::Stall].into(), ..State::default() };
@@ -262,7 +262,7 @@ fn within_a_second(start: Instant, expected: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_byte_either_way_puts_the_idle_limit_off() {
+async fn t18_a_byte_either_way_puts_the_idle_limit_off() {
     let ((mut a, near_a), (mut b, near_b)) = (duplex(64), duplex(64));
     let (config, meter, start) = (config(), Meter::new(), Instant::now());
     let moving = async {
@@ -285,7 +285,7 @@ async fn a_byte_either_way_puts_the_idle_limit_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_half_close_the_other_direction_goes_on_as_long_as_it_moves() {
+async fn t4_after_a_half_close_the_other_direction_goes_on_as_long_as_it_moves() {
     let ((mut a, near_a), (mut b, near_b)) = (duplex(64), duplex(64));
     let (config, meter, start) = (config(), Meter::new(), Instant::now());
     let moving = async {

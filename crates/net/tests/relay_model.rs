@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn without_faults_output_is_input_and_ends_are_exact(
+    fn t25_without_faults_output_is_input_and_ends_are_exact(
         kinds in (kind(), kind()), a in state(false), b in state(false),
     ) {
         let (outcome, a, b) = run((kinds.0, a), (kinds.1, b));
@@ -97,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn with_faults_an_end_is_never_invented(
+    fn t25_with_faults_an_end_is_never_invented(
         kinds in (kind(), kind()), a in state(true), b in state(true),
     ) {
         let (outcome, a, b) = run((kinds.0, a), (kinds.1, b));

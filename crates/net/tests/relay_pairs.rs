@@ -118,12 +118,12 @@ async fn half_close_first(first: Side) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn downstream_half_closes_first_and_receives_64_mib() {
+async fn t1_downstream_half_closes_first_and_receives_64_mib() {
     half_close_first(Side::A).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn upstream_half_closes_first_and_receives_64_mib() {
+async fn t2_upstream_half_closes_first_and_receives_64_mib() {
     half_close_first(Side::B).await;
 }
 
@@ -159,17 +159,17 @@ async fn reset_by(side: Side) {
 }
 
 #[tokio::test]
-async fn a_reset_downstream_is_a_reset_upstream() {
+async fn t3_a_reset_downstream_is_a_reset_upstream() {
     reset_by(Side::A).await;
 }
 
 #[tokio::test]
-async fn a_reset_upstream_is_a_reset_downstream() {
+async fn t3_a_reset_upstream_is_a_reset_downstream() {
     reset_by(Side::B).await;
 }
 
 #[tokio::test]
-async fn a_reset_amid_bulk_is_never_an_end() {
+async fn t3_a_reset_amid_bulk_is_never_an_end() {
     let data = bytes(4, 64 << 20);
     for kinds in pairs().into_iter().filter(|(a, _)| shows_resets(*a)) {
         let mut rig = Rig::new(kinds).await;
@@ -194,7 +194,7 @@ async fn a_reset_amid_bulk_is_never_an_end() {
 }
 
 #[tokio::test]
-async fn a_reset_by_the_reader_of_a_stalled_direction_reaches_the_writer() {
+async fn t3_a_reset_by_the_reader_of_a_stalled_direction_reaches_the_writer() {
     let data = bytes(5, 64 << 20);
     for kinds in pairs().into_iter().filter(|(_, b)| shows_resets(*b)) {
         let mut rig = Rig::new(kinds).await;
@@ -225,7 +225,7 @@ async fn the_death_of_a_peer_that_shows_no_reset_is_an_end_and_then_a_reset() {
 }
 
 #[tokio::test]
-async fn a_reset_after_the_half_close_is_noticed_in_silence() {
+async fn t3_a_reset_after_the_half_close_is_noticed_in_silence() {
     let ways = forms().into_iter().map(|other| (Form::Tcp, other));
     for forms in ways.chain(forms().into_iter().map(|other| (Form::Framed, other))) {
         let mut rig = Rig::new(forms).await;
@@ -265,7 +265,7 @@ async fn a_stalled_direction_leaves_the_other_moving_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn one_byte_writes_arrive_in_order_both_ways() {
+async fn t21_one_byte_writes_arrive_in_order_both_ways() {
     for kinds in pairs() {
         let mut rig = Rig::new(kinds).await;
         let (up, down) = (bytes(7, 3000), bytes(8, 3000));
@@ -359,7 +359,7 @@ async fn dropping_the_relay_is_a_reset() {
 
 /// No byte moves from the start on: the virtual clock stands still for everything but the limit.
 #[tokio::test(start_paused = true)]
-async fn idle_pairs_are_reset_at_the_limit() {
+async fn t18_idle_pairs_are_reset_at_the_limit() {
     for kinds in pairs() {
         let (mut a, near_a) = legs(kinds.0).await;
         let (mut b, near_b) = legs(kinds.1).await;
@@ -374,7 +374,7 @@ async fn idle_pairs_are_reset_at_the_limit() {
 }
 
 #[tokio::test]
-async fn half_closed_pairs_that_stand_still_are_reset_at_the_linger_limit() {
+async fn t4_half_closed_pairs_that_stand_still_are_reset_at_the_linger_limit() {
     for kinds in pairs() {
         let (mut a, near_a) = legs(kinds.0).await;
         let (mut b, near_b) = legs(kinds.1).await;

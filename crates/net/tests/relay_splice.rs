@@ -271,7 +271,7 @@ fn check(script: &(Part, Part), seen: &(Saw, Saw, Outcome)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_scripts_look_the_same_copied_and_moved() {
+async fn t26_ten_thousand_scripts_look_the_same_copied_and_moved() {
     const AT_ONCE: usize = 64;
     if in_the_lab() {
         println!("not tried in a guest: there is nothing of AF_VSOCK in it");

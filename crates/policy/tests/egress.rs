@@ -264,6 +264,17 @@ const NUMBER_0X7F_1: &str = "BAD_TARGET: \"0x7f.1\": ends in a number, so it can
 const NUMBER_2130706433: &str = "BAD_TARGET: \"2130706433\": ends in a number, so it can only be an IPv4 address, which is written as four decimal numbers";
 
 #[test]
+fn e4_a_rule_is_for_its_name_and_its_port_in_every_spelling_of_it() {
+    let policy = policy("a.example:443", "");
+    for target in ["a.example:443", "A.EXAMPLE.:443", "a.Example:443", "ａ.example:443"] {
+        assert_eq!(answer(&policy, target), "resolve a.example:443", "{target}");
+    }
+    for target in ["x.a.example:443", "a.example:80", "a.example.org:443", "xa.example:443", "example:443"] {
+        assert!(answer(&policy, target).starts_with("DENIED"), "{target}");
+    }
+}
+
+#[test]
 fn addresses_of_names() {
     let loopback = "DENIED: 127.0.0.1 is a loopback address, open only to a rule that names the address or its network";
     let metadata = "DENIED: 169.254.169.254 is the metadata service, open only to a rule that names the address";

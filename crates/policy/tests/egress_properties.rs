@@ -534,7 +534,7 @@ proptest! {
 
     /// Under the widest rules there are, and the name rule that covers every name.
     #[test]
-    fn no_spelling_of_a_closed_address_gets_through((address, text) in spelling()) {
+    fn e2_no_spelling_of_a_closed_address_gets_through((address, text) in spelling()) {
         let rules = ["any", "**", "0.0.0.0/0", "::/0", "64:ff9b::/96", "2002::/16"].map(|rule| rule.parse().unwrap());
         let policy = EgressPolicy::new(rules.to_vec(), vec![]);
         if let Ok(target) = Target::parse(format!("{text}:80").as_bytes()) {

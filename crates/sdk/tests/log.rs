@@ -58,7 +58,7 @@ fn events_arrive_as_lines_with_fields_and_spans() {
 }
 
 #[test]
-fn a_stalled_port_costs_lines_that_are_counted_and_never_the_program() {
+fn l7_a_stalled_port_costs_lines_that_are_counted_and_never_the_program() {
     const EVENTS: u64 = 20_000;
     let place = Place::new();
     let port = log_port(&place);
@@ -99,7 +99,7 @@ fn a_stalled_port_costs_lines_that_are_counted_and_never_the_program() {
 }
 
 #[test]
-fn the_connection_is_made_again_and_what_waited_is_sent() {
+fn l7_the_connection_is_made_again_and_what_waited_is_sent() {
     let place = Place::new();
     let (layer, guard) = LogLayer::new(&place.options()).unwrap();
     let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));

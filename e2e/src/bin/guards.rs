@@ -123,7 +123,7 @@ impl Guard {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let counts = folder.path().join("counts");
         let mut bridge =
-            Bridge::builder().arguments(["--log-level", "error"]).under(self.counter.words(program, &counts));
+            Bridge::builder().arguments(["--log-level", "error"]).wrapped(self.counter.words(program, &counts));
         if self.counter == Counter::Callgrind {
             // One thread, so that none wakes another.
             bridge = bridge.variable("TOKIO_WORKER_THREADS", "1");

@@ -1,4 +1,4 @@
-//! Figures for the documents, taken from the real programs: `cargo xtask measure idle|ready|restart|sigterm|faults|sequence`.
+//! Figures for the documents, taken from the real programs: `cargo xtask measure WHAT`.
 //!
 //! What is printed was measured on the machine that prints it. Nothing about speed is asserted; `faults` and `sequence` fail
 //! where something is lost.
@@ -11,6 +11,11 @@
     clippy::cast_precision_loss,
     reason = "a program of the tests: what does not hold is a failed measurement"
 )]
+
+#[path = "measure/descriptors.rs"]
+mod descriptors;
+#[path = "measure/stdout_blocked.rs"]
+mod stdout_blocked;
 
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::enclave::SimpleEnclave;
@@ -42,8 +47,10 @@ fn main() -> ExitCode {
         Some("sigterm") => sigterm(number(20)),
         Some("faults") => return faulty(number(200) as u64),
         Some("sequence") => return sequence(number(1_000_000) as u64),
+        Some("descriptors") => descriptors::run(number(60) as u64),
+        Some("stdout-blocked") => stdout_blocked::run(number(60) as u64),
         _ => {
-            println!("usage: measure idle|ready|restart|sigterm|faults|sequence [NUMBER]");
+            println!("usage: measure idle|ready|restart|sigterm|faults|sequence|descriptors|stdout-blocked [NUMBER]");
             return ExitCode::from(64);
         }
     }

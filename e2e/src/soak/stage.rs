@@ -165,7 +165,7 @@ impl Stage {
     }
 
     pub(super) fn take_stdout(&mut self) -> PipeReader {
-        self.bridge.take_held_reader()
+        self.bridge.take_held_pipe()
     }
 
     pub(super) fn enclave(&mut self) -> &mut Process {

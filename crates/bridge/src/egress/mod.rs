@@ -106,7 +106,7 @@ async fn prepare(serving: Arc<Serving>, stream: Stream, granted: Arc<ClientGrant
                 None if rest.is_empty() => Enclave::Plain(Leg::new(stream, granted.framed)),
                 None => Enclave::ReadAhead(Box::new(Leg::new(Prefixed::new(rest, stream), granted.framed))),
             };
-            return Some(Ready { serving, enclave, upstream: Stream::from_tcp(upstream), permit });
+            return Some(Ready { serving, enclave, upstream: Stream::connected_tcp(upstream), permit });
         }
         Err(Unfinished::Abandoned) => counters.ended.count(StreamResult::Abandoned),
         Err(Unfinished::Refused(nak)) => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use crate::stream::Stream;
+use crate::stream::{Stream, StreamKind};
 
 /// Pipes of one [`Pipes`] at most, two descriptors each; 32 MiB of the kernel's memory if all are stalled. Only a direction that is just being polled, or whose far side
 /// takes nothing more, has one; beyond the limit bytes are copied as they are without pipes.
@@ -130,7 +130,18 @@ impl Loan {
         let Some(pipe) = self.pipe.as_ref().filter(|_| self.held == 0) else {
             return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
         };
-        let filled = from.poll_read_with(cx, |socket| move_pages(socket, pipe.write.as_fd(), PIPE_BYTES));
+        let tcp = from.kind() == StreamKind::Tcp;
+        let filled = from.poll_read_with(cx, |socket| {
+            let mut moved = move_pages(socket, pipe.write.as_fd(), PIPE_BYTES);
+            if tcp && is_nothing(&moved) && has_bytes(socket) {
+                // They may have come just now; but those that were there before are behind an urgent one.
+                moved = move_pages(socket, pipe.write.as_fd(), PIPE_BYTES);
+                if is_nothing(&moved) && has_bytes(socket) {
+                    return Err(rustix::io::Errno::OPNOTSUPP.into());
+                }
+            }
+            moved
+        });
         if let Poll::Ready(Ok(moved)) = filled {
             self.held = moved;
         }
@@ -188,6 +199,20 @@ fn move_pages(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Resu
             moved => return Ok(moved?),
         }
     }
+}
+
+/// No page moved: an end, or nothing for now. Before a byte of a TCP stream that its sender calls urgent the kernel says
+/// either of them, and only reading gets past it.
+fn is_nothing(moved: &io::Result<usize>) -> bool {
+    match moved {
+        Ok(moved) => *moved == 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Whether there is something to read. Where the kernel does not tell, it is taken at its word.
+fn has_bytes(socket: BorrowedFd<'_>) -> bool {
+    rustix::io::ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Whether the kernel, a filter of system calls or the kind of socket does not know the way, so that the bytes, none of

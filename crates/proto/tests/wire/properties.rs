@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_makes_a_line_reader_or_a_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), cut: prop::sample::Index) {
+    fn t13_nothing_makes_a_line_reader_or_a_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), cut: prop::sample::Index) {
         let _ = Target::parse(&bytes);
         let _ = Nak::parse(&bytes);
         let _ = Nak::parse(&[&[0x15], &bytes[..]].concat());
@@ -269,7 +269,7 @@ proptest! {
 }
 
 #[test]
-fn address_lines_that_are_none() {
+fn t13_address_lines_that_are_none() {
     for line in [
         "",
         ":",
