@@ -12,6 +12,7 @@ use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::{Endpoint, Meeting};
 use std::fmt::Write as _;
 use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -121,7 +122,9 @@ fn streams_of_one_enclave_leave_room_for_the_others() {
     let _first = Enclave::echo(&host.alpha, &Settings::new(CALM).server(5001, one), 5001);
     let _second = Enclave::echo(&host.beta, &Settings::new(CALM).server(5001, other), 5001);
     let open = |port: u16| {
-        let mut stream = tunnels::tcp(Bridge::tcp(port));
+        // A reset at the limit may come before connecting has returned.
+        let mut stream = TcpStream::connect(Bridge::tcp(port))?;
+        stream.set_read_timeout(Some(CALM))?;
         stream.write_all(b"x").and_then(|()| std::io::Read::read_exact(&mut stream, &mut [0])).map(|()| stream)
     };
     let held: Vec<_> = (0..2).map(|_| open(one).unwrap()).collect();

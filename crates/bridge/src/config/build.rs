@@ -57,7 +57,8 @@ pub(super) fn build(layers: &[&Layer], tables: &[Table], errors: &mut Vec<Config
     let vsock_window = values.value("vsock_window", |text| size(text, &WINDOW_BOUNDS));
     let vsock_write_max = values.value("vsock_write_max", |text| size(text, &WRITE_BOUNDS));
     let splice = values.value("splice", switch);
-    let limits = limits(&mut values);
+    let mut limits = limits(&mut values);
+    rights.set(&mut limits);
     let sandbox = values.value("sandbox", sandbox);
     let resolv_conf = values.value("resolv_conf", path);
 

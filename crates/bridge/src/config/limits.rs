@@ -91,12 +91,11 @@ const SETTINGS: SizeBounds = SizeBounds {
 };
 const _: () = assert!(SETTINGS.to as usize == SETTINGS_MAX_BYTES);
 
-/// The defaults, with what was given in their place.
+/// The defaults, with what was given in their place; what tables may say too is set by
+/// [`Rights::set`](super::rights::Rights::set).
 pub(super) fn limits(values: &mut Values<'_>) -> Limits {
     let mut limits = Limits::default();
-    let counts: [(&str, &mut usize, &CountBounds); 11] = [
-        ("max_servers", &mut limits.servers, &TUNNELS),
-        ("max_clients", &mut limits.clients, &TUNNELS),
+    let counts: [(&str, &mut usize, &CountBounds); 9] = [
         ("max_handshakes", &mut limits.unfinished_per_peer, &HANDSHAKES),
         ("max_handshakes_total", &mut limits.unfinished_total, &HANDSHAKES_TOTAL),
         ("max_sessions", &mut limits.sessions, &SESSIONS),
@@ -144,7 +143,5 @@ pub(super) fn limits(values: &mut Values<'_>) -> Limits {
             *limit = given as usize;
         }
     }
-    limits.log_rate = bytes("log_rate", &LOG_RATE).unwrap_or(limits.log_rate);
-    limits.log_burst = bytes("log_burst", &LOG_RATE).unwrap_or(limits.log_burst);
     limits
 }

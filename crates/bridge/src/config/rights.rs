@@ -122,6 +122,14 @@ impl Rights {
         }
     }
 
+    /// Puts into the limits of the daemon what the top level says about them.
+    pub(super) fn set(&self, limits: &mut Limits) {
+        limits.servers = self.max_servers.unwrap_or(limits.servers);
+        limits.clients = self.max_clients.unwrap_or(limits.clients);
+        limits.log_rate = self.log_rate.unwrap_or(limits.log_rate);
+        limits.log_burst = self.log_burst.unwrap_or(limits.log_burst);
+    }
+
     /// The whole, with the defaults where nobody has said anything. What the defaults are texts for in the table of keys: this is
     /// the other place. `None` if a default does not parse, which would be a fault of this module.
     pub(super) fn policy(self, strict: bool, limits: &Limits, max_streams: usize) -> Option<EnclavePolicy> {
