@@ -19,7 +19,7 @@ const CALM: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// What a bridge may grow by while it is fed what it must not keep, in KiB: a cap's worth and the allocator's slack.
-const FLAT_KIB: u64 = 8 * 1024;
+const FLAT_KIB: u64 = 1024;
 
 fn dial(meeting: &Meeting, port: u32) -> Wire {
     let wire = meeting.dial_host(port).unwrap();
