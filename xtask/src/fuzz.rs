@@ -33,6 +33,9 @@ const RESIDENT_MAX_MIB: u32 = 256;
 const COMMITTED_FILES_MAX: usize = 250;
 const COMMITTED_BYTES_MAX: u64 = 60 * 1024;
 
+/// What the names of inputs that once failed begin with.
+const FOUND: &str = "found-";
+
 struct Arguments {
     executions: u64,
     targets: Vec<&'static Target>,
@@ -183,8 +186,13 @@ impl Engine {
         inputs.sort();
         let (reached, mut bytes) = (inputs.len(), 0_u64);
         inputs.truncate(COMMITTED_FILES_MAX);
-        fs::remove_dir_all(&committed).map_err(named)?;
-        fs::create_dir_all(&committed).map_err(named)?;
+        for entry in fs::read_dir(&committed).map_err(named)? {
+            let entry = entry.map_err(named)?;
+            // What once failed is tried for ever.
+            if !entry.file_name().to_string_lossy().starts_with(FOUND) {
+                fs::remove_file(entry.path()).map_err(named)?;
+            }
+        }
         let mut kept = 0_usize;
         for (length, path) in inputs {
             bytes = bytes.saturating_add(length);

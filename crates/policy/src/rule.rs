@@ -51,6 +51,9 @@ pub enum RuleError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A name that would be written like one of the words.
+    #[error("{0:?} is another spelling of a word: public, private and any are no host names here")]
+    Word(String),
     /// An address that is none.
     #[error("{0:?} is not an IP address")]
     Address(String),
@@ -191,6 +194,9 @@ fn split_ports(text: &str) -> Result<(Host<'_>, Option<&str>), RuleError> {
     }
 }
 
+/// What is no name in a rule.
+const WORDS: [&str; 3] = ["public", "private", "any"];
+
 enum Host<'t> {
     /// What stood in brackets, and a prefix length.
     Bracketed(&'t str, Option<&'t str>),
@@ -213,7 +219,13 @@ fn scope(host: Host<'_>) -> Result<Scope, RuleError> {
             }
             let is_address = word.contains(':') || word.parse::<Ipv4Addr>().is_ok();
             if !is_address {
-                return NamePattern::parse(word).map(Scope::Name).map_err(|reason| name_error(word, &reason));
+                let pattern = NamePattern::parse(word).map_err(|reason| name_error(word, &reason))?;
+                // Another spelling of a word (`any.`, full-width letters): as a rule it would be shown as the word, which
+                // means something else.
+                if WORDS.contains(&pattern.to_string().as_str()) {
+                    return Err(RuleError::Word(word.to_owned()));
+                }
+                return Ok(Scope::Name(pattern));
             }
             (word, None)
         }
@@ -346,6 +358,8 @@ mod tests {
             ("[::1]x", "\"[::1]x\" is not an IP address"),
             ("[::1]443", "\"[::1]443\" is not an IP address"),
             ("[2001:db8::/32]/32", "\"[2001:db8::/32]/32\" is not an IP address"),
+            ("any.:443", "\"any.\" is another spelling of a word: public, private and any are no host names here"),
+            ("ｐublic", "\"ｐublic\" is another spelling of a word: public, private and any are no host names here"),
             ("[example.org]:80", "\"example.org\" is not an IP address"),
             ("1:2:3", "\"1:2:3\" is not an IP address"),
         ] {
