@@ -113,25 +113,3 @@ impl Drop for Permit {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_limit_holds_and_the_last_end_is_seen() {
-        let streams = Streams::new(2);
-        let first = streams.admit(Direction::Ingress).unwrap();
-        let second = streams.admit(Direction::Egress).unwrap();
-        assert!(streams.admit(Direction::Ingress).is_none());
-        assert_eq!((streams.active_in(Direction::Ingress), streams.active_in(Direction::Egress)), (1, 1));
-        drop(first);
-        let third = streams.admit(Direction::Egress).unwrap();
-        let idle = streams.idle();
-        tokio::pin!(idle);
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, idle.as_mut()).await.is_err());
-        drop((second, third));
-        idle.await;
-        assert_eq!(streams.active(), 0);
-    }
-}
