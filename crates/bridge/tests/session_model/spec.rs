@@ -197,7 +197,10 @@ impl Model {
     /// When something happens next by itself.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let connections = self.connections.iter().filter_map(|connection| connection.deadline(self));
-        let sessions = self.sessions.iter().filter(|session| session.live).map(Session::lost_at);
+        // The clock also stops where the limit passes: from there on the last moment is counted.
+        let live = || self.sessions.iter().filter(|session| session.live);
+        let limits = live().map(Session::limit_at).filter(|limit| *limit > self.now);
+        let sessions = live().map(Session::lost_at).chain(limits);
         let streams = self.streams.iter().filter_map(|stream| match stream.stage {
             StreamStage::Line { since } => Some(since + ADDRESS_LINE),
             StreamStage::Relayed | StreamStage::Over => None,
@@ -569,10 +572,14 @@ impl Model {
 }
 
 impl Session {
-    /// One and a half intervals after its last beat, and the moment in which one that is already there is read.
+    /// One and a half intervals after its last beat.
+    fn limit_at(&self) -> Millis {
+        self.last_beat + self.settings.interval * 3 / 2
+    }
+
+    /// The moment after it, in which a beat that is already there is read, is over.
     fn lost_at(&self) -> Millis {
-        let interval = self.settings.interval;
-        self.last_beat + interval * 3 / 2 + interval / 20
+        self.limit_at() + self.settings.interval / 20
     }
 }
 
