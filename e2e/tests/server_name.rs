@@ -137,7 +137,7 @@ fn a_hello_in_odd_pieces_is_replayed_to_the_byte() {
 }
 
 #[test]
-fn e12_everything_else_is_reset_before_the_server_sees_a_byte() {
+fn everything_else_is_reset_before_the_server_sees_a_byte() {
     let (bridge, enclave) = start(&["--server-name-timeout", "400ms"]);
     let (server, seen) = counting();
     let nameless = hello("127.0.0.1");

@@ -138,7 +138,7 @@ fn each(times: u64, work: impl Fn(&Path, u16) + Send + Clone + 'static) -> (u64,
 }
 
 #[test]
-fn r5_a_connection_takes_few_allocations() {
+fn a_connection_takes_few_allocations() {
     let (allocations, bytes) = each(200, |_, port| connect(port));
     assert!(allocations > 0, "nothing was counted");
     assert!(allocations <= PER_CONNECTION, "{allocations} allocations for each connection");
@@ -146,14 +146,14 @@ fn r5_a_connection_takes_few_allocations() {
 }
 
 #[test]
-fn r5_a_handshake_takes_a_bounded_number_of_allocations() {
+fn a_handshake_takes_a_bounded_number_of_allocations() {
     let (allocations, _) = each(100, shake_hands);
     assert!(allocations > 0, "nothing was counted");
     assert!(allocations <= PER_HANDSHAKE, "{allocations} allocations for each handshake");
 }
 
 #[test]
-fn r5_messages_take_none() {
+fn messages_take_none() {
     let (allocations, _) = each(400, |_, port| {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();

@@ -38,4 +38,3 @@ fn a_share_is_bounded_by_itself_and_by_the_whole() {
     drop(third);
     assert_eq!((other.active(), streams.active()), (0, 0));
 }
-}

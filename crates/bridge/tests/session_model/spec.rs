@@ -27,7 +27,7 @@ pub(crate) const UNFINISHED_PER_PEER: usize = 2;
 pub(crate) const LOGS_PER_PEER: usize = 2;
 pub(crate) const STREAMS: usize = 4;
 /// Beat connections of one session.
-const BEAT_CONNECTIONS: usize = 2;
+const BEAT_CONNECTIONS: usize = 4;
 
 const ACK: [u8; 2] = *b"\x06\n";
 
@@ -158,7 +158,9 @@ impl Model {
                     (StreamStage::Relayed, true) => Some("orderly"),
                     (StreamStage::Relayed, false) => Some("reset"),
                 };
-                result.map(|result| self.stream_ends(*stream, result));
+                if let Some(result) = result {
+                    self.stream_ends(*stream, result);
+                }
                 self.streams[*stream].held = false;
                 true
             }
