@@ -55,7 +55,8 @@ fn t4_a_half_closed_pair_that_stands_still_is_reset_and_counted() {
     let (heard, error) = tunnels::read_out(&mut stream);
     assert_eq!((heard, error), (0, Some(std::io::ErrorKind::ConnectionReset)));
     wait::until("its count", SOON, || ended(&bridge, "linger_expired"));
-    wait::until("its descriptors", SOON, || bridge.descriptors() <= before);
+    // The two of the stream; the enclave may have connected for its beats meanwhile.
+    wait::until("its descriptors", SOON, || bridge.descriptors() <= before + 1);
 }
 
 #[test]

@@ -18,7 +18,9 @@ const SECOND: Duration = Duration::from_secs(1);
 fn a_version_one_enclave_is_served() {
     let mut bridge = Bridge::builder().loopback_egress().variable("COLOUR", "grün \"und\" \\ \n\t<&>").start();
     let port = ports::free();
-    let enclave = Enclave::echo(&bridge.meeting, &Settings::new(SECOND).server(5001, port).client(5002), 5001);
+    // A version-1 enclave dies of one late beat: three seconds are enough for a translated guest on a busy machine.
+    let settings = Settings::new(SECOND * 3).server(5001, port).client(5002);
+    let enclave = Enclave::echo(&bridge.meeting, &settings, 5001);
 
     let environment: serde_json::Value = serde_json::from_str(&enclave.environment).unwrap();
     assert_eq!(environment["COLOUR"], "grün \"und\" \\ \n\t<&>");

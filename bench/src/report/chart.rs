@@ -35,9 +35,9 @@ const fn panel(test: &'static str, metric: &'static str, title: &'static str, le
 }
 
 const COLUMNS: usize = 3;
-const PANEL_WIDTH: f64 = 410.0;
+const PANEL_WIDTH: f64 = 430.0;
 const MARGIN: f64 = 20.0;
-const NAME_WIDTH: f64 = 84.0;
+const NAME_WIDTH: f64 = 104.0;
 const BAR_WIDTH: f64 = 170.0;
 const ROW_HEIGHT: f64 = 20.0;
 const HEAD_HEIGHT: f64 = 72.0;

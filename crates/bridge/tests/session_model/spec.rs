@@ -8,7 +8,8 @@ use crate::steps::{Settings, Step, Target, Then};
 /// Milliseconds since the beginning.
 pub(crate) type Millis = u64;
 
-/// Time for the first bytes of a connection to the init port.
+/// Time for the first bytes of a connection to the init port; before the first of them a peer whose session lives has as long
+/// as that would live without a beat.
 pub(crate) const FIRST: Millis = 5000;
 /// Time for a whole handshake until its settings are there, from the accept.
 pub(crate) const HANDSHAKE: Millis = 10_000;
@@ -73,6 +74,8 @@ pub(crate) struct Connection {
     pub(crate) held: bool,
     pub(crate) seen: Seen,
     accepted: Millis,
+    /// When its first bytes must be there.
+    first_by: Millis,
     /// The session that lived when it was accepted: the one whose beats it may carry.
     session: Option<usize>,
 }
@@ -167,8 +170,9 @@ impl Model {
             Step::LogDial { peer } => self.log_dial(*peer),
             Step::LogWrite { log, bytes } => {
                 if self.logs[*log].open {
-                    let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-                    self.count("log lines", lines as u64);
+                    for _ in bytes.iter().filter(|byte| **byte == b'\n') {
+                        self.count("log lines", 1);
+                    }
                     self.logs[*log].tail = bytes.last().is_some_and(|last| *last != b'\n');
                 }
                 true
@@ -308,14 +312,20 @@ impl Model {
         let stage = Stage::First { got: Vec::new(), since: self.now };
         let session = self.session_of(peer);
         let seen = Seen::default();
-        self.connections.push(Connection { peer, stage, held: true, seen, accepted: self.now, session });
+        let silence = session.map_or(0, |session| self.sessions[session].settings.interval * 3 / 2);
+        let (accepted, first_by) = (self.now, self.now + silence.max(FIRST));
+        self.connections.push(Connection { peer, stage, held: true, seen, accepted, first_by, session });
         true
     }
 
     fn send(&mut self, number: usize, bytes: &[u8], then: Then) {
         let now = self.now;
-        match &mut self.connections[number].stage {
+        let connection = &mut self.connections[number];
+        match &mut connection.stage {
             Stage::First { got, since } if !bytes.is_empty() => {
+                if got.is_empty() {
+                    connection.first_by = connection.first_by.min(now + FIRST);
+                }
                 got.extend_from_slice(bytes);
                 *since = now;
                 self.first_bytes(number);
@@ -593,10 +603,8 @@ impl Connection {
 
     fn deadline(&self, model: &Model) -> Option<Millis> {
         match &self.stage {
-            Stage::First { got, since } if got.len() >= ACK.len() => {
-                Some((since + AMBIGUITY).min(self.accepted + FIRST))
-            }
-            Stage::First { .. } => Some(self.accepted + FIRST),
+            Stage::First { got, since } if got.len() >= ACK.len() => Some(since + AMBIGUITY),
+            Stage::First { .. } => Some(self.first_by),
             Stage::Settings { .. } => Some(self.accepted + HANDSHAKE),
             Stage::Beats { next, .. } => self.session.filter(|s| model.sessions[*s].live).map(|_| *next),
             Stage::Over => None,
