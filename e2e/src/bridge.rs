@@ -181,8 +181,14 @@ impl Builder {
     /// Starts it and waits until it listens everywhere.
     #[must_use]
     pub fn start(self) -> Bridge {
+        let again = self.monitor.is_none().then(|| self.clone());
         let mut bridge = self.launch();
         wait::until("the bridge's monitoring and its sockets", SOON, || {
+            // A port that was free when it was chosen may have become another's: then it starts with the next.
+            let taken = bridge.ended().is_some() && bridge.stderr.text().contains("Address already in use");
+            if let (true, Some(builder)) = (taken, &again) {
+                bridge = builder.clone().launch();
+            }
             bridge.process.assert_alive();
             // It answers here once everything is bound: asking for a vsock port before that might be in its way.
             http::get(bridge.monitor, "/health/live").is_ok_and(|answer| answer.status == 200)

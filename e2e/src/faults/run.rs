@@ -41,6 +41,9 @@ const SINGLE_MOST: u64 = 1000;
 /// What the bridge gives itself to reach an enclave.
 const ENCLAVE_CONNECT: Duration = Duration::from_secs(2);
 
+/// How often a client connects whom a bridge on a slow machine turns away.
+const TRIES: u32 = 5;
+
 /// How long a driver waits for a place in a stream.
 const PATIENT: Duration = Duration::from_secs(60);
 
@@ -287,22 +290,25 @@ fn open_through_a_full_backlog(world: &World, way: Way) -> Result<Stream, String
         Way::Ingress => {
             let gate = world.close_gate()?;
             fill(world.bridge.meeting.uds_path())?;
-            let tcp = TcpStream::connect(world.ingress()).map_err(|error| format!("connect: {error}"))?;
+            let mut tcp = TcpStream::connect(world.ingress()).map_err(|error| format!("connect: {error}"))?;
+            tcp.set_read_timeout(Some(crate::tunnels::STALL)).expect("a socket");
             // Until the bridge has tried in vain at least once.
             std::thread::sleep(Duration::from_millis(20));
             drop(gate);
             drop(world.next_arrival()?);
-            match world.arrival_within(ENCLAVE_CONNECT * 2) {
-                Some(enclave) => Ok(Stream { tcp, enclave, path: None }),
-                None => {
-                    // A machine so slow that the bridge gave up: then it must have said so, and the way is free now.
-                    let end = crate::tunnels::read_out(&mut &tcp);
-                    if end != (0, Some(ErrorKind::ConnectionReset)) {
-                        return Err(format!("the bridge did not dial the enclave, and its client saw {end:?}"));
-                    }
-                    world.open(way, None)
+            // A machine so slow that the bridge gives up meanwhile: then it has to say so to its client, who tries again.
+            for _ in 0..TRIES {
+                if let Some(enclave) = world.arrival_within(ENCLAVE_CONNECT * 2) {
+                    return Ok(Stream { tcp, enclave, path: None });
                 }
+                let end = crate::tunnels::read_out(&mut &tcp);
+                if end != (0, Some(ErrorKind::ConnectionReset)) {
+                    return Err(format!("the bridge did not dial the enclave, and its client saw {end:?}"));
+                }
+                tcp = TcpStream::connect(world.ingress()).map_err(|error| format!("connect: {error}"))?;
             }
+            let last = world.bridge.stderr.text().lines().last().unwrap_or_default().to_owned();
+            Err(format!("the bridge did not reach the enclave in {TRIES} tries: {last}"))
         }
         Way::Egress => {
             world.bridge.signal(Signal::SIGSTOP);
