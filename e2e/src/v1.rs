@@ -306,6 +306,10 @@ impl Enclave {
     }
 }
 
+/// Descriptors of the bridge that may be there or not whenever they are counted: the enclave connects for its beats at a
+/// moment of its own, and is silent there for half an interval.
+pub const BEATS: usize = 1;
+
 /// Sends back what comes, then the end.
 pub fn echo(wire: Wire) {
     let _ = bytes::copy(&mut wire.again(), &mut wire.again());

@@ -11,7 +11,7 @@ use enclave_bridge_e2e::process::{Output, Process};
 use enclave_bridge_e2e::skip::skipped;
 use enclave_bridge_e2e::steady::Steady;
 use enclave_bridge_e2e::tunnels::{self, Heard};
-use enclave_bridge_e2e::v1::{Answer, Enclave, Settings};
+use enclave_bridge_e2e::v1::{self, Answer, Enclave, Settings};
 use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::Endpoint;
 use nix::sys::signal::Signal;
@@ -55,8 +55,7 @@ fn t4_a_half_closed_pair_that_stands_still_is_reset_and_counted() {
     let (heard, error) = tunnels::read_out(&mut stream);
     assert_eq!((heard, error), (0, Some(std::io::ErrorKind::ConnectionReset)));
     wait::until("its count", SOON, || ended(&bridge, "linger_expired"));
-    // The two of the stream; the enclave may have connected for its beats meanwhile.
-    wait::until("its descriptors", SOON, || bridge.descriptors() <= before + 1);
+    wait::until("its descriptors", SOON, || bridge.descriptors() <= before + v1::BEATS);
 }
 
 #[test]
