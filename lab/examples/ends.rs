@@ -29,7 +29,7 @@ async fn main() {
     let mut bridge = Bridge::connect(options).await.unwrap();
     let mut listener = bridge.server(5001, port).listen().unwrap();
     let dialer = bridge.client(5002);
-    let _session = bridge.start().await.unwrap();
+    let _session = Box::pin(bridge.start()).await.unwrap();
     println!("ready");
     let streams = Scope::root("streams");
     loop {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use enclave_bridge_net::{BindError, BoundSocket, Listen, Listener, Peer, Pipes, RelayConfig, Route, Scope};
+use enclave_bridge_net::{BindError, BoundSocket, Listen, Listener, Peer, Pipes, RelayConfig, Route, Scope, Workers};
 use enclave_bridge_policy::{OwnAddresses, PeerIdentity};
 use enclave_bridge_proto::{Announcement, EnvironmentTooLarge, Feature, HandshakeLimits};
 use thiserror::Error;
@@ -55,6 +55,8 @@ pub struct App {
     pub(crate) log_sink: LogSink,
     /// Everything that runs; cancelled at the very end.
     pub(crate) scope: Scope,
+    /// The threads that streams and their listeners are on.
+    pub(crate) workers: Workers,
     /// Cancelled when nothing new is to begin.
     pub(crate) draining: CancellationToken,
     /// Limits what peers can make the log say.
@@ -195,12 +197,20 @@ pub struct BoundListeners {
     log: Vec<(Arc<Endpoint>, Listener)>,
 }
 
+/// What the machine gives a daemon to work with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// The limit of open files.
+    pub descriptors: u64,
+    /// Threads for streams. Whoever has [none](Workers::none) has the streams in the runtime of everything else.
+    pub workers: Workers,
+}
+
 /// The variables of the host's environment, as the operating system has them.
 pub type HostEnvironment = [(std::ffi::OsString, std::ffi::OsString)];
 
 impl App {
-    /// Builds the state over the sockets that were bound. `descriptors` is the limit of open files; `monitor` is where
-    /// monitoring was bound. To be called in the runtime that [`run`](Self::run) will be in.
+    /// Builds the state over the sockets that were bound. `monitor` is where monitoring was bound. To be called in the runtime that [`run`](Self::run) will be in.
     ///
     /// # Errors
     /// The first thing that does not work; nothing stays bound.
@@ -208,9 +218,10 @@ impl App {
         sockets: BoundSockets,
         config: &Config,
         environment: &HostEnvironment,
-        descriptors: u64,
+        means: Means,
         monitor: SocketAddr,
     ) -> Result<(Arc<App>, BoundListeners), StartError> {
+        let Means { descriptors, workers } = means;
         let limits = config.limits.clone().within(descriptors, config.splice);
         let metrics = Arc::new(Metrics::default());
         let streams = limits.streams_within(config.max_streams, descriptors);
@@ -251,6 +262,7 @@ impl App {
             log_places: Places::new(limits.log_connections_per_peer),
             log_sink: LogSink::new(output, config.log_format, limits.log_line_bytes, Arc::clone(&metrics.log)),
             scope: Scope::root("bridge"),
+            workers,
             draining: CancellationToken::new(),
             refusals_logged: OncePerSecond::default(),
             live: RwLock::new(Arc::new(live)),

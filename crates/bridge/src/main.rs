@@ -10,10 +10,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment};
+use enclave_bridge::app::{App, BoundListeners, BoundSockets, Ending, HostEnvironment, Means};
 use enclave_bridge::config::{self, Command, Config, EXIT_CONFIG, Source};
 use enclave_bridge::telemetry::{Telemetry, TelemetryError};
 use enclave_bridge::{exit, explain, monitor, sandbox, threads};
+use enclave_bridge_net::Workers;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -58,8 +59,12 @@ fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
 }
 
 fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitCode {
+    let chosen = match chosen_threads(environment) {
+        Ok(chosen) => chosen,
+        Err(error) => return say(io::stderr(), &error.to_string(), EXIT_CONFIG),
+    };
     // Before any other thread: the sandbox holds for this one and for all that it starts.
-    let begun = begin(config, source, environment);
+    let begun = begin(config, source, chosen);
     // The text of a panic may hold bytes of a peer; where it happened is what a report needs.
     std::panic::set_hook(Box::new(|panic| match panic.location() {
         Some(place) => error!("panic at {place}"),
@@ -84,15 +89,11 @@ fn run(config: &Config, source: &Source, environment: &HostEnvironment) -> ExitC
         [] => info!("{}", begun.sandbox),
         _ => warn!("{}", begun.sandbox),
     }
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = begun.threads {
-        runtime.worker_threads(threads);
-    }
-    let workers = begun.threads.unwrap_or_else(|| chosen_threads(environment));
-    if let Err(error) = threads::try_to_start(workers.saturating_add(threads::BESIDE_THE_RUNTIME)) {
+    if let Err(error) = threads::try_to_start(begun.threads.saturating_add(threads::BESIDE_THE_STREAMS)) {
         return fail(&error.to_string(), exit::UNAVAILABLE);
     }
-    let runtime = match runtime.enable_all().build() {
+    // This thread is for handshakes, beats and logs, which no load of streams keeps waiting.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("runtime: {error}"), exit::UNAVAILABLE),
     };
@@ -111,22 +112,20 @@ struct Begun {
     sockets: BoundSockets,
     descriptors: u64,
     sandbox: sandbox::Report,
-    /// Threads for the runtime, counted while the limits of the machine's groups of processes can still be read; `None`
-    /// if the environment says how many.
-    threads: Option<usize>,
+    /// Threads for streams, counted while the limits of the machine's groups of processes can still be read.
+    threads: usize,
     warnings: Vec<String>,
 }
 
 /// Binds everything that may need a right, then gives the rights up.
-fn begin(config: &Config, source: &Source, environment: &HostEnvironment) -> Result<Begun, Box<dyn Error>> {
+fn begin(config: &Config, source: &Source, chosen: Option<usize>) -> Result<Begun, Box<dyn Error>> {
     let mut warnings = Vec::new();
     let descriptors = raise_descriptor_limit(&mut warnings);
     // No file of the process's memory, which holds the environment and streams.
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
         warnings.push(format!("limit of core files: {error}"));
     }
-    let chosen = environment.iter().any(|(name, _)| name == WORKER_THREADS);
-    let threads = std::thread::available_parallelism().ok().filter(|_| !chosen).map(NonZero::get);
+    let threads = chosen.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
     let monitoring = monitor::bind(config.monitor)?;
     let sockets = BoundSockets::bind(config)?;
     let low_ports =
@@ -139,13 +138,24 @@ fn begin(config: &Config, source: &Source, environment: &HostEnvironment) -> Res
     Ok(Begun { monitoring, sockets, descriptors, sandbox, threads, warnings })
 }
 
-/// The variable by which tokio is told how many threads it is to have.
+/// The variable by which programs built on tokio are told how many threads to have. Read here, for streams.
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 
-/// How many threads the environment asks for; what is no number is the runtime's to complain of.
-fn chosen_threads(environment: &HostEnvironment) -> usize {
-    let chosen = environment.iter().find(|(name, _)| name == WORKER_THREADS);
-    chosen.and_then(|(_, value)| value.to_str()?.parse().ok()).unwrap_or(1)
+/// More than any machine has processors for; each takes a stack and a poller.
+const WORKER_THREADS_MAX: usize = 1024;
+
+/// The environment asks for a number of threads that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("environment variable {WORKER_THREADS}: not a number from 1 to {WORKER_THREADS_MAX}")]
+struct BadNumberOfThreads;
+
+/// How many threads the environment asks for.
+fn chosen_threads(environment: &HostEnvironment) -> Result<Option<usize>, BadNumberOfThreads> {
+    let Some((_, value)) = environment.iter().find(|(name, _)| name == WORKER_THREADS) else { return Ok(None) };
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(number @ 1..=WORKER_THREADS_MAX) => Ok(Some(number)),
+        Some(_) | None => Err(BadNumberOfThreads),
+    }
 }
 
 /// Ports from here on need no capability, unless the system was told otherwise (`ip_unprivileged_port_start`).
@@ -167,10 +177,12 @@ fn prepare(
     begun: Begun,
 ) -> Result<Prepared, ExitCode> {
     let _inside = runtime.enter();
-    let Begun { monitoring, sockets, descriptors, sandbox, .. } = begun;
+    let Begun { monitoring, sockets, descriptors, sandbox, threads, .. } = begun;
     let unavailable = |error: &(dyn Error + 'static)| refuse(error, exit::UNAVAILABLE);
     let signals = Signals::install().map_err(|error| unavailable(&error))?;
-    let (app, listeners) = App::over(sockets, config, environment, descriptors, monitoring.address())
+    let workers = Workers::start(threads).map_err(|error| unavailable(&error))?;
+    let means = Means { descriptors, workers };
+    let (app, listeners) = App::over(sockets, config, environment, means, monitoring.address())
         .map_err(|error| refuse(&error, error.exit_code()))?;
     monitoring.start(Arc::clone(&app)).map_err(|error| unavailable(&error))?;
     Ok(Prepared { signals, app, listeners, sandbox })

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use enclave_bridge_net::{Listen, Listener, Origin, Peer, Scope, Stream};
+use enclave_bridge_net::{BindError, BoundSocket, Listen, Listener, Origin, Peer, Scope, Stream, Worker};
 use enclave_bridge_policy::{ClientGrant, Grant, ServerGrant, grant};
 use enclave_bridge_proto::{BeatReader, EnclaveId, Nak, NakCode, ParsedSettings, encode_beat, loss_after};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +31,13 @@ const BEATS_PER_INTERVAL: u32 = 3;
 /// Beats that are read at once: after a pause many may have queued up.
 const BEAT_READ_BYTES: usize = 17 * 16;
 
+/// Threads that accept from one listener: a new connection wakes those of them that sleep, so not more than can help each other.
+const ACCEPTORS_OF_LISTENER_MAX: usize = 4;
+
+/// The same for all listeners of a session together, beside the one that each has: every one takes a descriptor of those that
+/// are kept for what is no stream.
+const ACCEPTORS_MAX: usize = 16;
+
 /// A live session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -50,8 +57,14 @@ pub(crate) struct Session {
 
 /// What the settings of a session have bound.
 struct Bound {
-    servers: Vec<(Listener, ServerGrant)>,
-    clients: Vec<(Listener, ClientGrant)>,
+    servers: Vec<(Vec<Accepting>, ServerGrant)>,
+    clients: Vec<(Vec<Accepting>, ClientGrant)>,
+}
+
+/// A listener on a thread that accepts from it.
+struct Accepting {
+    listener: Listener,
+    worker: Worker,
 }
 
 /// Judges a request, ends the peer's old session, binds everything that was granted, and starts the new session.
@@ -111,19 +124,19 @@ pub(crate) async fn establish(
 
 fn bind_all(app: &App, endpoint: &Endpoint, granted: &Grant) -> Result<Bound, Nak> {
     let mut bound = Bound { servers: Vec::new(), clients: Vec::new() };
+    let listeners = granted.servers().len().saturating_add(granted.clients().len());
+    let threads = ACCEPTORS_MAX.checked_div(listeners).unwrap_or(1).min(ACCEPTORS_OF_LISTENER_MAX);
     for server in granted.servers() {
-        // A client whose stream does not come to an orderly end is reset, from when it is in the kernel's queue.
-        bound.servers.push((bind(app, &Listen::Tcp(server.listen))?.arm_accepted(), server.clone()));
+        bound.servers.push((bind(app, &Listen::Tcp(server.listen), threads)?, server.clone()));
     }
     for client in granted.clients() {
-        bound.clients.push((bind(app, &endpoint.listen(client.vsock_port))?, client.clone()));
+        bound.clients.push((bind(app, &endpoint.listen(client.vsock_port), threads)?, client.clone()));
     }
     Ok(bound)
 }
 
-fn bind(app: &App, listen: &Listen) -> Result<Listener, Nak> {
-    let bound = Listener::bind(listen).map(|listener| listener.count_pauses(Arc::clone(&app.metrics.accept_pauses)));
-    bound.map_err(|error| {
+fn bind(app: &App, listen: &Listen, threads: usize) -> Result<Vec<Accepting>, Nak> {
+    accept_on(app, listen, app.workers.for_listener(threads)).map_err(|error| {
         #[expect(
             clippy::wildcard_enum_match_arm,
             reason = "a foreign enum that grows: what is not named is treated alike"
@@ -135,6 +148,29 @@ fn bind(app: &App, listen: &Listen) -> Result<Listener, Nak> {
         };
         Nak::new(code, error.to_string())
     })
+}
+
+/// One socket that listens, with the poller of each of the threads. Where descriptors are lacking fewer threads do.
+fn accept_on(app: &App, listen: &Listen, workers: Vec<Worker>) -> Result<Vec<Accepting>, BindError> {
+    let socket = BoundSocket::bind(listen)?;
+    let mut workers = workers.into_iter();
+    let register = |socket: BoundSocket, worker: Worker| {
+        let inside = worker.enter();
+        // A client whose stream does not come to an orderly end is reset, from when it is in the kernel's queue.
+        let listener = socket.register()?.count_pauses(Arc::clone(&app.metrics.accept_pauses)).arm_accepted();
+        drop(inside);
+        Ok(Accepting { listener, worker })
+    };
+    let last = workers.next().unwrap_or_else(Worker::here);
+    let mut accepting = Vec::new();
+    for worker in workers {
+        match socket.share() {
+            Ok(shared) => accepting.push(register(shared, worker)?),
+            Err(error) => debug!("listen on {listen}: not on every thread: {error}"),
+        }
+    }
+    accepting.push(register(socket, last)?);
+    Ok(accepting)
 }
 
 impl Session {
@@ -190,17 +226,27 @@ impl Session {
     }
 
     fn serve(&self, endpoint: &Endpoint, bound: Bound, serving: &Arc<Serving>) {
-        for (listener, server) in bound.servers {
+        for (listeners, server) in bound.servers {
             let upstream = Upstream {
                 route: endpoint.route(&self.peer),
                 port: server.enclave_port,
                 proxy_v2: server.proxy_v2,
                 framed: server.framed,
             };
-            self.scope.spawn("ingress listener", accept_ingress(Arc::clone(serving), listener, Arc::new(upstream)));
+            let upstream = Arc::new(upstream);
+            for accepting in listeners {
+                let worker = accepting.worker.clone();
+                let accept = accept_ingress(Arc::clone(serving), accepting, Arc::clone(&upstream));
+                self.scope.spawn_on(&worker, "ingress listener", accept);
+            }
         }
-        for (listener, client) in bound.clients {
-            self.scope.spawn("egress listener", accept_egress(Arc::clone(serving), listener, Arc::new(client)));
+        for (listeners, client) in bound.clients {
+            let client = Arc::new(client);
+            for accepting in listeners {
+                let worker = accepting.worker.clone();
+                let accept = accept_egress(Arc::clone(serving), accepting, Arc::clone(&client));
+                self.scope.spawn_on(&worker, "egress listener", accept);
+            }
         }
     }
 
@@ -292,41 +338,43 @@ async fn watch(app: Arc<App>, session: Arc<Session>) {
     }
 }
 
-async fn accept_ingress(serving: Arc<Serving>, mut listener: Listener, upstream: Arc<Upstream>) {
+async fn accept_ingress(serving: Arc<Serving>, accepting: Accepting, upstream: Arc<Upstream>) {
+    let Accepting { mut listener, worker: near } = accepting;
     let (app, scope) = (&serving.app, &serving.scope);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept_for(|| app.workers.for_stream(&near)) => accepted,
             () = scope.cancelled() => return,
             () = app.draining.cancelled() => return,
         };
-        let (client, from) = match accepted {
-            Ok((client, Origin::Tcp(from))) => (client, Some(from)),
-            Ok((client, Origin::Peer(_))) => (client, None),
+        let (client, from, worker) = match accepted {
+            Ok((client, Origin::Tcp(from), worker)) => (client, Some(from), worker),
+            Ok((client, Origin::Peer(_), worker)) => (client, None, worker),
             Err(dead) => return error!("ingress listener of {}: {dead}", serving.called),
         };
         match serving.streams.admit(Direction::Ingress) {
             Some(permit) => {
                 let (serving, to) = (Arc::clone(&serving), Arc::clone(&upstream));
                 let client = ingress::Client { serving, stream: client, from, to, permit };
-                scope.spawn("ingress stream", ingress::serve(client));
+                scope.spawn_on(&worker, "ingress stream", ingress::serve(client));
             }
             None => count(&app.metrics.ingress.refused),
         }
     }
 }
 
-async fn accept_egress(serving: Arc<Serving>, mut listener: Listener, granted: Arc<ClientGrant>) {
+async fn accept_egress(serving: Arc<Serving>, accepting: Accepting, granted: Arc<ClientGrant>) {
+    let Accepting { mut listener, worker: near } = accepting;
     let (app, scope) = (&serving.app, &serving.scope);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept_for(|| app.workers.for_stream(&near)) => accepted,
             () = scope.cancelled() => return,
             () = app.draining.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, Origin::Peer(from))) if from == serving.peer => stream,
-            Ok((_stranger, from)) => {
+        let (stream, worker) = match accepted {
+            Ok((stream, Origin::Peer(from), worker)) if from == serving.peer => (stream, worker),
+            Ok((_stranger, from, _)) => {
                 count(&app.metrics.peers_refused);
                 if app.refusals_logged.allows() {
                     warn!("egress listener of {}: {from} is not the peer of this session", serving.called);
@@ -338,7 +386,7 @@ async fn accept_egress(serving: Arc<Serving>, mut listener: Listener, granted: A
         match serving.streams.admit(Direction::Egress) {
             Some(permit) => {
                 let serve = egress::serve(Arc::clone(&serving), stream, Arc::clone(&granted), permit);
-                scope.spawn("egress stream", serve);
+                scope.spawn_on(&worker, "egress stream", serve);
             }
             None => {
                 count(&app.metrics.egress.refused);

@@ -1,5 +1,4 @@
-//! Whether the threads that a start needs can be had, asked before anything waits for them: the runtime panics where its first
-//! one cannot be started, and then waits for ever for those that could.
+//! Whether the threads that a start needs can be had, asked before anything waits for them: all of them at once, or none.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 /// The writer of enclaves' lines and monitoring.
-pub const BESIDE_THE_RUNTIME: usize = 2;
+pub const BESIDE_THE_STREAMS: usize = 2;
 
 /// The system does not give as many threads as a start needs.
 #[derive(Debug, Error)]

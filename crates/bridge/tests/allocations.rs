@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
-use enclave_bridge::app::{App, BoundSockets, Ending};
+use enclave_bridge::app::{App, BoundSockets, Ending, Means};
 use enclave_bridge::config::{Command, from_process_with};
+use enclave_bridge_net::Workers;
 use tokio::sync::oneshot;
 
 const ACK: &[u8] = b"\x06\n";
@@ -52,7 +53,8 @@ fn counted(peers: impl FnOnce(&Path, u16) + Send + 'static) -> AllocationInfo {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let monitor = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let entered = runtime.enter();
-    let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], 1024, monitor).unwrap();
+    let means = Means { descriptors: 1024, workers: Workers::none() };
+    let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], means, monitor).unwrap();
     drop(entered);
     let (over, is_over) = oneshot::channel::<()>();
     let port = free_port();

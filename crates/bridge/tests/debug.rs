@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
-use enclave_bridge::app::{App, BoundSockets};
+use enclave_bridge::app::{App, BoundSockets, Means};
 use enclave_bridge::config::{Command, from_process_with};
+use enclave_bridge_net::Workers;
 
 /// A file that does not exist, in the place of the default one.
 const NO_FILE: &str = "/nonexistent/enclave-bridge/config.toml";
@@ -56,7 +57,8 @@ async fn an_environment_that_cannot_go_to_an_enclave() {
         environment.push(("SEED".into(), OsString::from_vec(value)));
         let sockets = BoundSockets::bind(&config).unwrap();
         is_silent(&sockets);
-        let Err(error) = App::over(sockets, &config, &environment, 10_000, monitor) else { panic!("it started") };
+        let means = Means { descriptors: 10_000, workers: Workers::none() };
+        let Err(error) = App::over(sockets, &config, &environment, means, monitor) else { panic!("it started") };
         is_silent(&error);
         assert!(!error.to_string().contains("canary"), "{error}");
     }

@@ -15,8 +15,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use enclave_bridge::app::{App, BoundSockets, Ending};
+use enclave_bridge::app::{App, BoundSockets, Ending, Means};
 use enclave_bridge::config::{Command, EndpointConfig, from_process_with};
+use enclave_bridge_net::Workers;
 use tokio_util::sync::CancellationToken;
 
 const ACK: &[u8] = b"\x06\n";
@@ -48,8 +49,9 @@ impl Daemon {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let monitor = SocketAddr::from(([127, 0, 0, 1], 1));
+                let means = Means { descriptors: 1024, workers: Workers::none() };
                 let (app, listeners) =
-                    App::over(BoundSockets::bind(&config).unwrap(), &config, &[], 1024, monitor).unwrap();
+                    App::over(BoundSockets::bind(&config).unwrap(), &config, &[], means, monitor).unwrap();
                 tell.send(()).unwrap();
                 app.run(listeners, drain.cancelled(), std::future::pending()).await
             })

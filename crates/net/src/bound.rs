@@ -26,7 +26,7 @@ pub struct BoundSocket {
 enum Bound {
     Tcp(Socket),
     // The file goes after the socket (declaration order), as in the listener that this becomes.
-    Unix { socket: Socket, peer: Arc<Path>, file: SocketFile },
+    Unix { socket: Socket, peer: Arc<Path>, file: Arc<SocketFile> },
     Vsock(Socket),
 }
 
@@ -46,6 +46,22 @@ impl BoundSocket {
             Ok(socket) => Ok(BoundSocket { listen: listen.clone(), socket }),
             Err(source) => Err(BindError { listen: listen.clone(), source }),
         }
+    }
+
+    /// The same socket once more, for another runtime: whoever asks first is given the next connection. It is closed, and
+    /// its file removed, with the last of them. A descriptor each.
+    ///
+    /// # Errors
+    /// When there is no descriptor to be had.
+    pub fn share(&self) -> io::Result<BoundSocket> {
+        let socket = match &self.socket {
+            Bound::Tcp(socket) => Bound::Tcp(socket.try_clone()?),
+            Bound::Unix { socket, peer, file } => {
+                Bound::Unix { socket: socket.try_clone()?, peer: Arc::clone(peer), file: Arc::clone(file) }
+            }
+            Bound::Vsock(socket) => Bound::Vsock(socket.try_clone()?),
+        };
+        Ok(BoundSocket { listen: self.listen.clone(), socket })
     }
 
     /// Hands the socket to the runtime that this is called in.
@@ -89,7 +105,7 @@ pub(crate) fn tcp(address: std::net::SocketAddr) -> io::Result<Socket> {
 
 fn unix(path: &Path, peer: &Path) -> io::Result<Bound> {
     let (socket, file) = listen_at(path, BACKLOG)?;
-    Ok(Bound::Unix { socket, peer: Arc::from(peer), file })
+    Ok(Bound::Unix { socket, peer: Arc::from(peer), file: Arc::new(file) })
 }
 
 fn vsock(port: u32, window: Option<u32>) -> io::Result<Socket> {

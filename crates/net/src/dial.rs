@@ -103,13 +103,13 @@ async fn reach(route: &Route, port: u32, stage: &mut DialStage) -> Result<Stream
             *stage = DialStage::Request;
             let stream = request(socket, &encode_hybrid_connect(port)).await.map_err(DialCause::Io)?;
             *stage = DialStage::Answer;
-            let line = read_line(&stream).await.map_err(|no_line| match no_line {
+            let (line, first) = read_line(&stream).await.map_err(|no_line| match no_line {
                 NoLine::Ended => DialCause::Io(io::ErrorKind::ConnectionRefused.into()),
                 NoLine::TooLong => DialCause::BadAnswer,
                 NoLine::Io(error) => DialCause::Io(error),
             })?;
             parse_hybrid_ok(&line).map_err(|_| DialCause::BadAnswer)?;
-            Ok(Stream::from_unix(stream))
+            Ok(Stream::from_unix_behind(first, stream))
         }
     }
 }

@@ -181,19 +181,20 @@ async fn serve(mut listener: Listener, ports: Arc<Ports>, stop: CancellationToke
 
 async fn hand_over(stream: Stream, ports: &Ports, number: u32) {
     let Some(mut stream) = stream.into_unix() else { return };
-    let Ok(Some(queue)) = timeout(GUEST_REQUEST_TIMEOUT, request(&mut stream, ports, number)).await else {
+    let Ok(Some((queue, first))) = timeout(GUEST_REQUEST_TIMEOUT, request(&mut stream, ports, number)).await else {
         return;
     };
     // A full queue closes the connection, as a full backlog would refuse it.
-    if queue.try_send(Stream::from_unix(stream)).is_err() {
+    if queue.try_send(Stream::from_unix_behind(first, stream)).is_err() {
         tracing::debug!("hybrid guest: queue full or listener gone");
     }
 }
 
-async fn request(stream: &mut UnixStream, ports: &Ports, number: u32) -> Option<mpsc::Sender<Stream>> {
-    let line = read_line(stream).await.ok()?;
+/// Where the stream goes, and its first bytes.
+async fn request(stream: &mut UnixStream, ports: &Ports, number: u32) -> Option<(mpsc::Sender<Stream>, Vec<u8>)> {
+    let (line, first) = read_line(stream).await.ok()?;
     let port = parse_hybrid_connect(&line).ok()?;
     let queue = ports.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(&port).cloned()?;
     stream.write_all(&encode_hybrid_ok(number)).await.ok()?;
-    Some(queue)
+    Some((queue, first))
 }

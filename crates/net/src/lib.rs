@@ -4,8 +4,8 @@
 //! kinds of stream behind one type ([`Stream`]), listening that survives a lack of descriptors ([`Listener`]), dialling
 //! with a deadline that names the stage it failed in ([`dial`]), the enclave's end of the hybrid transport for
 //! development without a VM ([`HybridGuest`]), the one relay ([`relay()`]), the framed form of an enclave's leg
-//! ([`Framed`], [`Leg`]), streams that replay what was read ahead ([`Prefixed`]) or are judged first ([`Screened`]), and the one place that spawns
-//! ([`Scope`]).
+//! ([`Framed`], [`Leg`]), streams that replay what was read ahead ([`Prefixed`]) or are judged first ([`Screened`]), the threads that streams run on
+//! ([`Workers`]), and the one place that spawns ([`Scope`]).
 //!
 //! Not here: policy, configuration files, names of metrics, the wire beyond the two lines of the hybrid transport.
 
@@ -27,6 +27,7 @@ mod socket_file;
 mod stream;
 mod sync;
 mod vsock;
+mod workers;
 
 pub use address::{Listen, Origin, Peer, Route, hybrid_path};
 pub use bound::BoundSocket;
@@ -46,3 +47,4 @@ pub use scope::Scope;
 pub use screened::{Judge, Screened, Verdict};
 pub use stream::{RelayStream, Stream, StreamKind};
 pub use vsock::{VSOCK_WINDOW_MAX_BYTES, VSOCK_WINDOW_MIN_BYTES};
+pub use workers::{Worker, Workers};

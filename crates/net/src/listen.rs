@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,6 +20,7 @@ use crate::bound;
 use crate::socket_file::{SocketFile, listen_at};
 use crate::stream::Stream;
 use crate::vsock;
+use crate::workers::Worker;
 
 /// Connections that the kernel may hold before they are accepted: Linux' default limit (`net.core.somaxconn`) since
 /// 5.4, so that a burst waits instead of failing. The kernel lowers it to its own limit.
@@ -78,7 +80,7 @@ pub struct Listener {
 pub(crate) enum Accepting {
     Tcp(TcpListener),
     // The file goes after the socket (declaration order): a dialler finds a refusal, never a file without meaning.
-    Unix { socket: UnixListener, peer: Arc<Path>, _file: SocketFile },
+    Unix { socket: UnixListener, peer: Arc<Path>, _file: Arc<SocketFile> },
     Vsock(VsockListener),
 }
 
@@ -162,12 +164,22 @@ impl Listener {
     /// # Errors
     /// Only when the listening socket itself is dead.
     pub async fn accept(&mut self) -> Result<(Stream, Origin), AcceptError> {
+        let (stream, origin, _here) = self.accept_for(Worker::here).await?;
+        Ok((stream, origin))
+    }
+
+    /// As [`accept`](Listener::accept), for a stream that will run on the worker that `choose` names at the moment of
+    /// accepting: its socket is with that worker's poller from the beginning.
+    ///
+    /// # Errors
+    /// As [`accept`](Listener::accept).
+    pub async fn accept_for(&mut self, choose: impl Fn() -> Worker) -> Result<(Stream, Origin, Worker), AcceptError> {
         loop {
             if let Some(resume_at) = self.resume_at {
                 sleep_until(resume_at).await;
                 self.resume_at = None;
             }
-            match self.socket.accept().await {
+            match poll_fn(|cx| self.socket.poll_accept(cx, &choose)).await {
                 Ok(accepted) => {
                     self.pause = ACCEPT_PAUSE_MIN;
                     self.passed_over = 0;
@@ -243,21 +255,29 @@ impl Trouble {
 }
 
 impl Accepting {
-    async fn accept(&self) -> io::Result<(Stream, Origin)> {
-        match self {
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+        choose: impl Fn() -> Worker,
+    ) -> Poll<io::Result<(Stream, Origin, Worker)>> {
+        let worker = choose();
+        let inside = worker.enter();
+        let (stream, origin) = match self {
             Accepting::Tcp(socket) => {
-                let (stream, address) = socket.accept().await?;
-                Ok((Stream::from_tcp(stream), Origin::Tcp(address)))
+                let (stream, address) = ready!(socket.poll_accept(cx))?;
+                (Stream::from_tcp(stream), Origin::Tcp(address))
             }
             Accepting::Unix { socket, peer, .. } => {
-                let (stream, _) = socket.accept().await?;
-                Ok((Stream::from_unix(stream), Origin::Peer(Peer::Path(Arc::clone(peer)))))
+                let (stream, _) = ready!(socket.poll_accept(cx))?;
+                (Stream::from_unix(stream), Origin::Peer(Peer::Path(Arc::clone(peer))))
             }
             Accepting::Vsock(socket) => {
-                let (socket, address) = poll_fn(|cx| socket.poll_accept_std(cx)).await?;
-                Ok((Stream::from_vsock(socket.into())?, Origin::Peer(Peer::Cid(address.cid()))))
+                let (socket, address) = ready!(socket.poll_accept_std(cx))?;
+                (Stream::from_vsock(socket.into())?, Origin::Peer(Peer::Cid(address.cid())))
             }
-        }
+        };
+        drop(inside);
+        Poll::Ready(Ok((stream, origin, worker)))
     }
 }
 
@@ -267,7 +287,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Accepting> {
 
 fn bind_unix(path: &Path, peer: &Path) -> io::Result<Accepting> {
     let (socket, file) = listen_at(path, BACKLOG)?;
-    Ok(Accepting::Unix { socket: UnixListener::from_std(socket.into())?, peer: Arc::from(peer), _file: file })
+    Ok(Accepting::Unix { socket: UnixListener::from_std(socket.into())?, peer: Arc::from(peer), _file: Arc::new(file) })
 }
 
 #[cfg(test)]

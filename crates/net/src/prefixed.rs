@@ -43,6 +43,11 @@ impl<S> Prefixed<S> {
         self.prefix.as_ref().map(|prefix| prefix.left()).unwrap_or_default()
     }
 
+    /// Whether all of the prefix has been read.
+    pub fn is_spent(&self) -> bool {
+        self.prefix.is_none()
+    }
+
     /// The stream behind the prefix.
     pub fn get_ref(&self) -> &S {
         &self.inner

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use self::tasks::Tasks;
+use crate::workers::Worker;
 
 /// A node of the task tree. Every task belongs to one scope; cancelling a scope asks its tasks and those of all its
 /// descendants to end, joining it waits until they have. Clones are the same scope. Dropping a handle ends nothing.
@@ -56,9 +57,23 @@ impl Scope {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_on(&Worker::here(), what, future);
+    }
+
+    /// As [`spawn`](Scope::spawn), on a thread for streams. Where that has ended the future is dropped.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, for a worker that is [here](Worker::here).
+    pub fn spawn_on<F>(&self, worker: &Worker, what: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let task = Task { future, held: Held::new(self.clone(), what) };
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
-        drop(tokio::spawn(task));
+        drop(match worker.handle() {
+            Some(runtime) => runtime.spawn(task),
+            #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+            None => tokio::spawn(task),
+        });
     }
 
     fn count_panic(&self, what: &'static str) {

@@ -11,6 +11,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::prefixed::Prefixed;
+
 /// Which kind of socket a stream ends in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum StreamKind {
@@ -67,8 +69,16 @@ pub struct Stream(Socket);
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    // Behind what was read of it together with the transport's own line. Rare, so it pays for itself.
+    UnixBehind(Box<Prefixed<UnixStream>>),
     // What reads and writes a Unix socket (recv, send, shutdown, readiness) does so with every stream socket.
     Vsock(UnixStream),
+}
+
+/// What the runtime knows of a socket: what reads and writes a Unix socket does so with an AF_VSOCK one too.
+enum Below<'s> {
+    Tcp(&'s TcpStream),
+    Unix(&'s UnixStream),
 }
 
 impl Stream {
@@ -91,6 +101,14 @@ impl Stream {
         Stream(Socket::Unix(stream))
     }
 
+    /// A stream over a Unix socket that `first` was read from already: those bytes come first.
+    pub(crate) fn from_unix_behind(first: Vec<u8>, stream: UnixStream) -> Stream {
+        if first.is_empty() {
+            return Stream::from_unix(stream);
+        }
+        Stream(Socket::UnixBehind(Box::new(Prefixed::new(first, stream))))
+    }
+
     /// A stream over an AF_VSOCK socket that is connected, or about to be.
     ///
     /// # Errors
@@ -108,24 +126,24 @@ impl Stream {
     pub fn kind(&self) -> StreamKind {
         match &self.0 {
             Socket::Tcp(_) => StreamKind::Tcp,
-            Socket::Unix(_) => StreamKind::Unix,
+            Socket::Unix(_) | Socket::UnixBehind(_) => StreamKind::Unix,
             Socket::Vsock(_) => StreamKind::Vsock,
         }
     }
 
     /// The far address of a TCP stream; `None` for other kinds and for a connection that is gone.
     pub fn peer_addr_tcp(&self) -> Option<SocketAddr> {
-        match &self.0 {
-            Socket::Tcp(stream) => stream.peer_addr().ok(),
-            Socket::Unix(_) | Socket::Vsock(_) => None,
+        match self.socket() {
+            Below::Tcp(stream) => stream.peer_addr().ok(),
+            Below::Unix(_) => None,
         }
     }
 
     /// The near address of a TCP stream; `None` for other kinds.
     pub fn local_addr_tcp(&self) -> Option<SocketAddr> {
-        match &self.0 {
-            Socket::Tcp(stream) => stream.local_addr().ok(),
-            Socket::Unix(_) | Socket::Vsock(_) => None,
+        match self.socket() {
+            Below::Tcp(stream) => stream.local_addr().ok(),
+            Below::Unix(_) => None,
         }
     }
 
@@ -141,29 +159,26 @@ impl Stream {
     }
 
     fn set_linger(&self, linger: Option<Duration>) {
-        match &self.0 {
-            Socket::Tcp(stream) => {
-                if let Err(error) = SockRef::from(stream).set_linger(linger) {
-                    tracing::debug!(%error, "tcp stream: set linger");
-                }
-            }
-            Socket::Unix(_) | Socket::Vsock(_) => {}
+        if let Below::Tcp(stream) = self.socket()
+            && let Err(error) = SockRef::from(stream).set_linger(linger)
+        {
+            tracing::debug!(%error, "tcp stream: set linger");
         }
     }
 
     /// See [`RelayStream::take_error`].
     pub fn take_error(&self) -> Option<io::Error> {
-        match &self.0 {
-            Socket::Tcp(stream) => tcp_error(stream),
-            Socket::Unix(stream) | Socket::Vsock(stream) => flatten(stream.take_error()),
+        match self.socket() {
+            Below::Tcp(stream) => tcp_error(stream),
+            Below::Unix(stream) => flatten(stream.take_error()),
         }
     }
 
     /// Waits until a connect that is under way has come to its end.
     pub(crate) async fn connected(&self) -> io::Result<()> {
-        match &self.0 {
-            Socket::Tcp(stream) => stream.writable().await?,
-            Socket::Unix(stream) | Socket::Vsock(stream) => stream.writable().await?,
+        match self.socket() {
+            Below::Tcp(stream) => stream.writable().await?,
+            Below::Unix(stream) => stream.writable().await?,
         }
         self.take_error().map_or(Ok(()), Err)
     }
@@ -176,12 +191,12 @@ impl Stream {
         mut io: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            let done = match &self.0 {
-                Socket::Tcp(stream) => {
+            let done = match self.socket() {
+                Below::Tcp(stream) => {
                     ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || io(stream.as_fd()))
                 }
-                Socket::Unix(stream) | Socket::Vsock(stream) => {
+                Below::Unix(stream) => {
                     ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || io(stream.as_fd()))
                 }
@@ -200,12 +215,12 @@ impl Stream {
         mut io: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            let done = match &self.0 {
-                Socket::Tcp(stream) => {
+            let done = match self.socket() {
+                Below::Tcp(stream) => {
                     ready!(stream.poll_write_ready(cx))?;
                     stream.try_io(Interest::WRITABLE, || io(stream.as_fd()))
                 }
-                Socket::Unix(stream) | Socket::Vsock(stream) => {
+                Below::Unix(stream) => {
                     ready!(stream.poll_write_ready(cx))?;
                     stream.try_io(Interest::WRITABLE, || io(stream.as_fd()))
                 }
@@ -217,10 +232,18 @@ impl Stream {
         }
     }
 
+    fn socket(&self) -> Below<'_> {
+        match &self.0 {
+            Socket::Tcp(stream) => Below::Tcp(stream),
+            Socket::Unix(stream) | Socket::Vsock(stream) => Below::Unix(stream),
+            Socket::UnixBehind(stream) => Below::Unix(stream.get_ref()),
+        }
+    }
+
     pub(crate) fn into_unix(self) -> Option<UnixStream> {
         match self.0 {
             Socket::Unix(stream) => Some(stream),
-            Socket::Tcp(_) | Socket::Vsock(_) => None,
+            Socket::Tcp(_) | Socket::UnixBehind(_) | Socket::Vsock(_) => None,
         }
     }
 
@@ -252,9 +275,9 @@ fn flatten(taken: io::Result<Option<io::Error>>) -> Option<io::Error> {
 /// For socket options; reading or writing past the stream is not foreseen.
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.0 {
-            Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) | Socket::Vsock(stream) => stream.as_fd(),
+        match self.socket() {
+            Below::Tcp(stream) => stream.as_fd(),
+            Below::Unix(stream) => stream.as_fd(),
         }
     }
 }
@@ -278,7 +301,7 @@ impl RelayStream for Stream {
 
     fn ends_by_close(&self) -> bool {
         match &self.0 {
-            Socket::Tcp(_) | Socket::Unix(_) => true,
+            Socket::Tcp(_) | Socket::Unix(_) | Socket::UnixBehind(_) => true,
             // What a device makes of a close that no half-close went before is not known of all of them.
             Socket::Vsock(_) => false,
         }
@@ -286,7 +309,8 @@ impl RelayStream for Stream {
 
     fn splice_end(&self) -> Option<&Stream> {
         match &self.0 {
-            Socket::Tcp(_) | Socket::Unix(_) => Some(self),
+            Socket::UnixBehind(stream) if !stream.is_spent() => None,
+            Socket::Tcp(_) | Socket::Unix(_) | Socket::UnixBehind(_) => Some(self),
             // A page at a time there, each a packet of its own, on most kernels; a copy saved at best on the others.
             Socket::Vsock(_) => None,
         }
@@ -298,6 +322,7 @@ impl AsyncRead for Stream {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::UnixBehind(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -307,6 +332,7 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::UnixBehind(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -314,6 +340,7 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::UnixBehind(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -322,6 +349,7 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().0 {
             Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::UnixBehind(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -334,6 +362,7 @@ impl AsyncWrite for Stream {
             Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             // One packet on a vsock too: the kernel is given all pieces in one call.
             Socket::Unix(stream) | Socket::Vsock(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Socket::UnixBehind(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -341,6 +370,7 @@ impl AsyncWrite for Stream {
         match &self.0 {
             Socket::Tcp(stream) => stream.is_write_vectored(),
             Socket::Unix(stream) | Socket::Vsock(stream) => stream.is_write_vectored(),
+            Socket::UnixBehind(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use enclave_bridge::app::{App, BoundSockets, Ending};
+use enclave_bridge::app::{App, BoundSockets, Ending, Means};
 use enclave_bridge::config::{Command, Config, EndpointConfig, OnLoss, from_process_with};
 use enclave_bridge::metrics::{GaugeSource, HandshakeResult, SessionEnd, StreamResult};
-use enclave_bridge_net::Scope;
+use enclave_bridge_net::{Scope, Workers};
 use enclave_bridge_proto::NakCode;
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +85,8 @@ impl World {
             config.on_loss = OnLoss::Exit;
         }
         let monitor = SocketAddr::from((address, 1));
-        let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], 1024, monitor).unwrap();
+        let means = Means { descriptors: 1024, workers: Workers::none() };
+        let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], means, monitor).unwrap();
         let (drain, ending) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let scope = Scope::root("world");
         let (run, signal, end) = (Arc::clone(&app), drain.clone(), Arc::clone(&ending));
