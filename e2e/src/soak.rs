@@ -4,6 +4,7 @@
 //! between faults as many descriptors and tasks as before the first; memory flat; every line of the log printed or counted.
 //! What lives here: the order of things and the verdict. Traffic, faults, logs and rests are below.
 
+mod delays;
 mod logs;
 mod rest;
 mod stage;

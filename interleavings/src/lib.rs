@@ -10,6 +10,10 @@ pub mod models;
 pub mod sync;
 
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "the product's own file, of which a model uses a part")]
+#[path = "../../crates/bridge/src/logs/blocks.rs"]
+mod blocks;
+
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "the product's own file, of which a model uses a part")]
 #[path = "../../crates/bridge/src/logs/queue.rs"]
 mod queue;
 

@@ -29,7 +29,7 @@ usage: cargo xtask COMMAND
   fuzz [OPTIONS]                the long run of the fuzz targets (--executions, --target, --seed, --minimise)
   soak [--minutes N] [--seed S] one release build of the bridge under mixed traffic, with a fault each 30 s (docs/soak.md)
   measure WHAT [NUMBER]         figures from release builds: idle, ready, restart, sigterm, faults, sequence,
-                                descriptors, stdout-blocked
+                                descriptors, log-queue, stdout-blocked
 ";
 
 fn main() -> ExitCode {

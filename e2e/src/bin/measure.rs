@@ -14,6 +14,8 @@
 
 #[path = "measure/descriptors.rs"]
 mod descriptors;
+#[path = "measure/log_queue.rs"]
+mod log_queue;
 #[path = "measure/stdout_blocked.rs"]
 mod stdout_blocked;
 
@@ -48,9 +50,12 @@ fn main() -> ExitCode {
         Some("faults") => return faulty(number(200) as u64),
         Some("sequence") => return sequence(number(1_000_000) as u64),
         Some("descriptors") => descriptors::run(number(60) as u64),
+        Some("log-queue") => log_queue::run(number(5)),
         Some("stdout-blocked") => stdout_blocked::run(number(60) as u64),
         _ => {
-            println!("usage: measure idle|ready|restart|sigterm|faults|sequence|descriptors|stdout-blocked [NUMBER]");
+            println!(
+                "usage: measure idle|ready|restart|sigterm|faults|sequence|descriptors|log-queue|stdout-blocked [NUMBER]"
+            );
             return ExitCode::from(64);
         }
     }

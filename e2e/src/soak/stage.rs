@@ -1,5 +1,6 @@
 //! Who plays in a soak: the bridge, the enclave's process, the server of the world, and what is written down about streams.
 
+use super::delays::Delays;
 use super::logs::Logs;
 use super::strikes::Strike;
 use super::traffic;
@@ -134,6 +135,7 @@ pub(super) struct Stage {
     enclave: Option<Process>,
     pub(super) ground: Arc<Ground>,
     world: SocketAddr,
+    pub(super) delays: Arc<Delays>,
 }
 
 impl Stage {
@@ -159,7 +161,7 @@ impl Stage {
             stop: AtomicBool::new(false),
         });
         serve_the_world(listener, &ground);
-        let mut stage = Stage { bridge, enclave: None, ground, world };
+        let mut stage = Stage { bridge, enclave: None, ground, world, delays: Delays::start() };
         stage.start_enclave().expect("the first enclave");
         stage
     }
@@ -201,14 +203,33 @@ impl Stage {
     /// One fault from its beginning to its healing, and a stream after it.
     pub(super) fn strike(&mut self, strike: &Strike, dice: &mut Dice, logs: &Logs) -> Result<(), String> {
         self.ground.account.open_window(strike.allowed);
+        let _before = self.delays.lately();
         let struck = (strike.deed)(self, dice, logs);
         // Whatever went wrong: the enclave of the next fault has to be there.
         let healed = if self.enclave.is_none() { self.start_enclave() } else { Ok(()) };
-        let serves = self.probe();
+        let serves = self.probe().or_else(|error| self.find_session().and(Err(error)));
         self.ground.account.close_window();
         struck?;
         healed?;
         serves
+    }
+
+    /// No fault ends without a session. One that was lost is told with what the bridge said of it and what the machine was like,
+    /// and its enclave is replaced: it does not come back by itself, and what follows would be told of instead.
+    fn find_session(&mut self) -> Result<(), String> {
+        if self.bridge.ended().is_some() || self.bridge.metric("enclave_bridge_sessions") != Some(0.0) {
+            return Ok(());
+        }
+        let told = self.bridge.stderr.text();
+        let told = told.lines().rfind(|line| line.contains("lost: no beat")).unwrap_or("nothing of it in its log");
+        let ended = self.enclave.as_mut().and_then(Process::ended);
+        let delay = self.delays.lately();
+        self.kill_enclave();
+        let again = self.start_enclave();
+        Err(format!(
+            "the session was lost: {told}; the enclave's process ended: {ended:?}; the longest delay of a thread: {delay:?}; \
+             another enclave: {again:?}"
+        ))
     }
 
     /// A stream through the bridge works within ten seconds.
@@ -245,8 +266,9 @@ impl Stage {
         self.kill_enclave();
         format!(
             "bridge: the same process {}, {sessions} sessions, {panics} panics, {busy:.1?} of processor time, exit {code:?} \
-             {took:.1?} after SIGTERM",
-            if same { "throughout" } else { "NOT throughout" }
+             {took:.1?} after SIGTERM; the longest delay of a thread beside it: {:.1?}",
+            if same { "throughout" } else { "NOT throughout" },
+            self.delays.ever()
         )
     }
 }

@@ -3,6 +3,7 @@
 //! An enclave's log is another trust domain: a line of it cannot pass for a line of the daemon (that goes to standard
 //! error), cannot act on a terminal, and cannot be mixed with another connection's.
 
+mod blocks;
 pub mod lines;
 mod output;
 mod queue;

@@ -1,15 +1,12 @@
 //! The lines that wait for standard output: queued, taken, written and dropped, and counted as they are, under one lock. Who
 //! waits for room and for how long, and the writing itself, is in [`super::output`].
 
-use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::blocks::Blocks;
 use crate::metrics::{LogCounters, LogDrop};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Notify, Ordering};
-
-/// How much the writer hands to one write call: enough that ten million lines cost few calls.
-const BATCH_BYTES: usize = 64 * 1024;
 
 /// Lines between those that bring them and one writer. Every line that was given to it is in the end printed or dropped.
 pub(crate) struct Queue {
@@ -26,7 +23,8 @@ pub(crate) struct Queue {
 }
 
 struct State {
-    lines: VecDeque<String>,
+    lines: Blocks,
+    /// Of the lines that wait and of those that are being written.
     bytes: usize,
     writing: bool,
     closed: bool,
@@ -38,7 +36,8 @@ impl Queue {
     /// At most `capacity` bytes wait (or one line that is longer); `stall` is how long a line waits for room behind a
     /// writer that does not move.
     pub(crate) fn new(capacity: usize, stall: Duration, counters: Arc<LogCounters>) -> Self {
-        let state = State { lines: VecDeque::new(), bytes: 0, writing: false, closed: false, progress: Instant::now() };
+        let state =
+            State { lines: Blocks::default(), bytes: 0, writing: false, closed: false, progress: Instant::now() };
         Self {
             state: Mutex::new(state),
             filled: Condvar::new(),
@@ -68,7 +67,9 @@ impl Queue {
                 state.progress = Instant::now();
             }
             state.bytes = state.bytes.saturating_add(length);
-            state.lines.extend(line.take());
+            if let Some(line) = line.take() {
+                state.lines.push(&line);
+            }
             self.filled.notify_one();
             return None;
         }
@@ -84,23 +85,22 @@ impl Queue {
         self.counters.dropped.count(LogDrop::Stalled);
     }
 
-    /// Waits for lines and moves some of them into `batch`; how many, or `None` at the end.
+    /// Waits for lines and puts some of them into `batch`, whose own bytes are done with; how many, or `None` at the end.
     pub(crate) fn next_batch(&self, batch: &mut Vec<u8>) -> Option<u64> {
+        let surplus = self.lock().lines.give_back(std::mem::take(batch));
+        // Releasing memory may take a call of the system: not under the lock.
+        drop(surplus);
         let mut state = self.lock();
-        while state.lines.is_empty() {
+        let lines = loop {
+            if let Some((bytes, lines)) = state.lines.take() {
+                *batch = bytes;
+                break lines;
+            }
             if state.closed {
                 return None;
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        batch.clear();
-        let mut lines = 0u64;
-        while batch.len() < BATCH_BYTES {
-            let Some(line) = state.lines.pop_front() else { break };
-            batch.extend_from_slice(line.as_bytes());
-            batch.push(b'\n');
-            lines = lines.saturating_add(1);
-        }
+        };
         state.writing = true;
         Some(lines)
     }
@@ -133,8 +133,7 @@ impl Queue {
             }
             state = self.emptied.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let left = state.lines.len() as u64;
-        state.lines.clear();
+        let left = state.lines.clear();
         self.counters.dropped.add(LogDrop::End, left);
     }
 }
