@@ -5,11 +5,15 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use std::io::{PipeReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What is kept of one output. More is read and counted, not kept: no test looks further.
 const KEPT_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long the last words of a program that has ended are waited for.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where a program's standard output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +28,11 @@ pub enum Output {
 
 /// What a program wrote so far.
 #[derive(Debug, Clone, Default)]
-pub struct Written(Arc<Mutex<Vec<u8>>>);
+pub struct Written {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Whether there may be more.
+    open: Arc<AtomicBool>,
+}
 
 impl Written {
     /// As text, whatever it is.
@@ -36,7 +44,13 @@ impl Written {
     /// As it came.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.lock().expect("the reader does not panic").clone()
+        self.bytes.lock().expect("the reader does not panic").clone()
+    }
+
+    /// Lines with their ends.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.bytes.lock().expect("the reader does not panic").iter().filter(|byte| **byte == b'\n').count()
     }
 
     /// Waits for a line that contains `needle`, and gives it.
@@ -48,20 +62,26 @@ impl Written {
     }
 
     fn follow(mut from: impl Read + Send + 'static) -> Written {
-        let written = Written::default();
+        let written = Written { bytes: Arc::default(), open: Arc::new(AtomicBool::new(true)) };
         let into = written.clone();
         std::thread::spawn(move || {
             let mut scratch = vec![0; 64 * 1024];
-            while let Ok(n) = from.read(&mut scratch) {
-                if n == 0 {
-                    return;
-                }
-                let mut kept = into.0.lock().expect("no reader panics");
+            while let Ok(n @ 1..) = from.read(&mut scratch) {
+                let mut kept = into.bytes.lock().expect("no reader panics");
                 let room = KEPT_BYTES - kept.len();
                 kept.extend_from_slice(&scratch[..n.min(room)]);
             }
+            into.open.store(false, Ordering::SeqCst);
         });
         written
+    }
+
+    /// Waits for the end, which comes late where what the program started still holds the pipe.
+    fn drain(&self) {
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        while self.open.load(Ordering::SeqCst) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -124,10 +144,14 @@ impl Process {
         signal::kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("signal a child that was not reaped");
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended. If so, all that it wrote is here.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.exited.is_none() {
             self.exited = self.child.try_wait().expect("wait for a child");
+            if self.exited.is_some() {
+                self.stdout.drain();
+                self.stderr.drain();
+            }
         }
         self.exited
     }

@@ -110,10 +110,12 @@ impl V1Bridge {
         self.shared.settings.lock().expect("no panic").clone()
     }
 
-    /// What came over the log port.
+    /// The whole lines that came over the log port; of the last one there may be a part only.
     #[must_use]
     pub fn logged(&self) -> String {
-        String::from_utf8_lossy(&self.shared.logged.lock().expect("no panic")).into_owned()
+        let logged = self.shared.logged.lock().expect("no panic");
+        let whole = logged.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        String::from_utf8_lossy(&logged[..whole]).into_owned()
     }
 }
 

@@ -79,7 +79,8 @@ fn each_enclave_has_the_environment_ports_and_targets_of_its_table() {
     for enclave in [&second, &others] {
         assert_eq!(enclave.dial(5002, &server.target()).1.code(), "DENIED");
     }
-    assert_eq!(server.accepted(), 1);
+    // Connected by the kernel before the server's thread has counted it.
+    wait::until("the one connection", SOON, || server.accepted() == 1);
 
     // A bound is not to be widened by settings, and a refusal leaves the session as it is.
     let refused =
@@ -159,6 +160,8 @@ fn l8_a_neighbour_loses_nothing_to_a_flood() {
     let count = |name: &str| host.bridge.metric(&format!("enclave_bridge_log_lines_{name}_total")).unwrap();
     let all = (20_000 + LINES) as f64;
     wait::until("every line", CALM, || count("received") == all && count("printed") + count("dropped") == all);
+    // Printed is what the bridge has written; here it is a moment later.
+    wait::until("every line here", CALM, || host.bridge.stdout.lines() as f64 == count("printed"));
     let text = host.bridge.stdout.text();
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |name: &str| lines.iter().filter(|line| line["enclave"] == name).collect::<Vec<_>>();

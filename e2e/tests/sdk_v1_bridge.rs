@@ -25,7 +25,7 @@ fn g15_the_sdk_works_with_a_version_one_bridge() {
     let (_folder, meeting) = place();
     let bridge = V1Bridge::start(&meeting, ENVIRONMENT, Egress::AckAtOnce);
     let mut enclave = SimpleEnclave::start(&meeting, &[]);
-    assert!(bridge.is_ready());
+    wait::until("the end of the handshake", SOON, || bridge.is_ready());
 
     assert_eq!(enclave.get("/env/GREETING").text().trim_end(), "from a bridge of version one");
     let (status, hash, _) = http::post_and_hash(enclave.address, "/echo", Pattern::new(1, 4 * MIB), 4 * MIB).unwrap();

@@ -16,7 +16,7 @@ use enclave_bridge_e2e::v1::{self, ACK, Answer, Enclave, INIT_PORT, LOG_PORT, Se
 use enclave_bridge_e2e::wait::{self, SOON};
 use enclave_bridge_e2e::wire::Wire;
 use enclave_bridge_e2e::{http, ports};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -52,6 +52,23 @@ fn s1_waiting() {
         println!("{signal}, waiting: {took:?}");
         assert_eq!(code, Some(0));
         assert!(took < SLACK, "took {took:?}");
+    }
+}
+
+#[test]
+fn s1_with_signals_that_were_blocked_when_it_was_started() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        // What a thread blocks is blocked in what it starts.
+        let starting = std::thread::spawn(|| {
+            SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_block().unwrap();
+            Bridge::builder().start()
+        });
+        let mut bridge = starting.join().unwrap();
+        bridge.signal(Signal::SIGHUP);
+        let _reloaded = bridge.stderr.wait_for_line("reload", SOON);
+        let (code, took) = bridge.end_with(signal, CALM);
+        println!("{signal}, blocked at the start: {took:?}");
+        assert_eq!(code, Some(0), "{}", bridge.stderr.text());
     }
 }
 

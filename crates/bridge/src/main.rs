@@ -16,6 +16,7 @@ use enclave_bridge::telemetry::{Telemetry, TelemetryError};
 use enclave_bridge::{exit, explain, monitor, sandbox, threads};
 use enclave_bridge_net::Workers;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SIGHUP, SIGINT, SIGTERM, SigSet};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -299,12 +300,16 @@ struct Signals {
 }
 
 impl Signals {
+    /// To be called in the thread that lives as long as the process: one that takes signals is enough.
     fn install() -> io::Result<Self> {
-        Ok(Self {
+        let signals = Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
             ignored: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
-        })
+        };
+        // Whoever blocks signals bequeaths that to what it starts. Only now, so that what has come meanwhile drains.
+        SigSet::from_iter([SIGTERM, SIGINT, SIGHUP]).thread_unblock()?;
+        Ok(signals)
     }
 }

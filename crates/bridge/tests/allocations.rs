@@ -8,8 +8,10 @@
     reason = "a test fails by panicking, its setup too, and shows its figures"
 )]
 
+mod ports;
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +59,7 @@ fn counted(peers: impl FnOnce(&Path, u16) + Send + 'static) -> AllocationInfo {
     let (app, listeners) = App::over(BoundSockets::bind(&config).unwrap(), &config, &[], means, monitor).unwrap();
     drop(entered);
     let (over, is_over) = oneshot::channel::<()>();
-    let port = free_port();
+    let port = ports::free();
     let working = std::thread::spawn(move || {
         shake_hands(&uds_path, port);
         peers(&uds_path, port);
@@ -71,10 +73,6 @@ fn counted(peers: impl FnOnce(&Path, u16) + Send + 'static) -> AllocationInfo {
     working.join().unwrap();
     assert_eq!(ending, Some(Ending::Drained { cut: 0 }));
     counts
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The enclave's end of a stream.

@@ -9,8 +9,10 @@
     reason = "a test fails by panicking, its setup too"
 )]
 
+mod ports;
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -94,15 +96,10 @@ fn shake_hands(uds_path: &Path, id: u8, tcp_port: u16) -> Vec<u8> {
     answer
 }
 
-/// A TCP port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn h9_a_port_belongs_to_the_first_peer_that_was_granted_it() {
     let daemon = Daemon::start(&["a", "b"]);
-    let port = free_port();
+    let port = ports::free();
     assert_eq!(shake_hands(&daemon.path("a"), 1, port), ACK);
     let refusal = String::from_utf8(shake_hands(&daemon.path("b"), 2, port)).unwrap();
     assert!(refusal.starts_with("\x15PORT_IN_USE "), "{refusal:?}");
@@ -110,7 +107,7 @@ fn h9_a_port_belongs_to_the_first_peer_that_was_granted_it() {
     TcpStream::connect(("127.0.0.1", port)).unwrap();
     assert_eq!(shake_hands(&daemon.path("a"), 3, port), ACK);
     // The second may have another, beside the first.
-    let other = free_port();
+    let other = ports::free();
     assert_eq!(shake_hands(&daemon.path("b"), 4, other), ACK);
     for port in [port, other] {
         TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -148,7 +145,7 @@ fn piece(seed: u32) -> Vec<u8> {
 fn h9_a_second_enclave_at_any_step_of_its_handshake_leaves_the_firsts_streams_alone() {
     let daemon = Daemon::start(&["a", "b"]);
     echo_at(&daemon.path("a"));
-    let port = free_port();
+    let port = ports::free();
     assert_eq!(shake_hands(&daemon.path("a"), 1, port), ACK);
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -178,7 +175,7 @@ fn h9_a_second_enclave_at_any_step_of_its_handshake_leaves_the_firsts_streams_al
     let refusal = shake_hands(&daemon.path("b"), 2, port);
     assert!(refusal.starts_with(b"\x15PORT_IN_USE "), "{refusal:02x?}");
     echoes(6);
-    assert_eq!(shake_hands(&daemon.path("b"), 3, free_port()), ACK);
+    assert_eq!(shake_hands(&daemon.path("b"), 3, ports::free()), ACK);
     echoes(7);
     drop(stream);
     daemon.end();
@@ -187,8 +184,8 @@ fn h9_a_second_enclave_at_any_step_of_its_handshake_leaves_the_firsts_streams_al
 #[test]
 fn w3_beats_of_one_peer_do_not_count_for_another() {
     let daemon = Daemon::start(&["a", "b"]);
-    assert_eq!(shake_hands(&daemon.path("a"), 1, free_port()), ACK);
-    assert_eq!(shake_hands(&daemon.path("b"), 2, free_port()), ACK);
+    assert_eq!(shake_hands(&daemon.path("a"), 1, ports::free()), ACK);
+    assert_eq!(shake_hands(&daemon.path("b"), 2, ports::free()), ACK);
     let beat = |id: u8| [&[id, 0, 0, 0, 0, 0, 0x40, 0, 0x80, 0, 0, 0, 0, 0, 0, 1][..], b"\n"].concat();
     let mut own = connect(&daemon.path("a"), 5000);
     own.write_all(&beat(1)).unwrap();

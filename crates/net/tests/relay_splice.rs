@@ -395,11 +395,18 @@ async fn a_reset_while_pages_are_moved_is_never_an_end() {
     let data = bytes(4, 64 << 20);
     for to in KINDS {
         let pipes = Pipes::new(1);
-        let (mut a, mut b, _, outcome) = rig((StreamKind::Tcp, to), &pipes).await;
+        let (mut a, mut b, meter, outcome) = rig((StreamKind::Tcp, to), &pipes).await;
         let mut head = vec![0; 8 << 20];
-        let (_, read) =
-            tokio::join!(timeout(std::time::Duration::from_millis(500), a.write_all(&data)), b.read_exact(&mut head));
-        read.unwrap();
+        // The reader stops after a part; then nothing moves any more, and there are bytes in the pipe.
+        let stalling = async {
+            b.read_exact(&mut head).await.unwrap();
+            let mut last = 0;
+            until("stalled", || std::mem::replace(&mut last, meter.a_to_b()) == meter.a_to_b()).await;
+        };
+        tokio::select! {
+            written = a.write_all(&data) => panic!("all was taken: {written:?}"),
+            stalled = timeout(LONG, stalling) => stalled.unwrap(),
+        }
         assert_eq!(pipes.open(), 1);
         a.arm_reset();
         drop(a);

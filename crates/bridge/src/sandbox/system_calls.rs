@@ -180,7 +180,7 @@ pub const SYSTEM_CALLS: &[SystemCall] = calls![
     SYS_tgkill Itself "the end by a bug: abort",
     // Signals and the end
     SYS_rt_sigaction Free "signals, the end by a bug",
-    SYS_rt_sigprocmask Free "the start of a thread",
+    SYS_rt_sigprocmask Free "the start of a thread, signals that were blocked at the start",
     SYS_rt_sigreturn Free "the way back from a signal",
     SYS_sigaltstack Free "the stack that an overflow is told on",
     SYS_restart_syscall Free "a call that a signal has interrupted",

@@ -1,13 +1,14 @@
 //! No descriptors to be had: what it costs, what the streams that exist lose, and how soon it is over.
 
 use super::CALM;
+use super::recovery::Recovery;
 use enclave_bridge_e2e::bridge::Bridge;
 use enclave_bridge_e2e::steady::Steady;
 use enclave_bridge_e2e::tunnels::{self, Heard};
 use enclave_bridge_e2e::v1::{self, Enclave, Settings};
 use enclave_bridge_e2e::{ports, wait};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,16 @@ const STREAMS: usize = 8;
 /// Of each stream, each way.
 const BYTES_PER_SECOND: usize = 2 << 20;
 
-/// Twice `seconds`: once with nothing left to open, and once at the limit of streams, with clients that come again.
-pub(crate) fn run(seconds: u64) {
+/// Short exhaustions, whose ends are looked at.
+const SHORT_ONES: u64 = 20;
+
+/// Twice `seconds`: once with nothing left to open, and once at the limit of streams, with clients that come again. Fails where
+/// a stream was without an answer for too long after the end.
+pub(crate) fn run(seconds: u64) -> ExitCode {
     let window = Duration::from_secs(seconds);
-    let mut bridge = Bridge::builder().descriptor_limit(LIMIT).start();
+    let mut bridge = Bridge::builder().loopback_egress().descriptor_limit(LIMIT).start();
     let (port, flooded) = (ports::free(), ports::free());
-    let settings = Settings::new(CALM).server(5001, port).server(5003, flooded);
+    let settings = Settings::new(CALM).server(5001, port).server(5003, flooded).client(5002);
     let _enclave = Enclave::start_with(&bridge.meeting, &settings, |guest| {
         guest.serve(5001, v1::echo);
         guest.serve(5003, v1::echo);
@@ -32,15 +37,17 @@ pub(crate) fn run(seconds: u64) {
     let calm = observe(&bridge, &streams, window);
     println!("calm, {STREAMS} streams: {calm}");
 
-    let held = bridge.descriptors();
-    limit(&bridge, held);
-    let flood: Vec<TcpStream> = (0..FLOOD).filter_map(|_| TcpStream::connect(Bridge::tcp(flooded)).ok()).collect();
-    let exhausted = observe(&bridge, &streams, window);
-    println!("{} of {FLOOD} connections wait, {held} descriptors held and none to be had: {exhausted}", flood.len());
-    exhausted.beside(&calm);
-    drop(flood);
-    limit(&bridge, LIMIT as usize);
-    println!("descriptors back: a new connection echoed after {:?}", until_served(flooded));
+    let mut recovery = Recovery::of(&bridge, LIMIT, 5002, window + CALM);
+    recovery.after(flooded, true, || {
+        let flood: Vec<TcpStream> = (0..FLOOD).filter_map(|_| TcpStream::connect(Bridge::tcp(flooded)).ok()).collect();
+        let exhausted = observe(&bridge, &streams, window);
+        println!("{} of {FLOOD} connections wait, and no descriptor is to be had: {exhausted}", flood.len());
+        exhausted.beside(&calm);
+        flood
+    });
+    recovery.report("descriptors back and the flood gone");
+    recovery.after_short_ones(port, SHORT_ONES);
+    recovery.report("descriptors back after a second or two");
 
     let (stop, tries) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -56,16 +63,13 @@ pub(crate) fn run(seconds: u64) {
         full.beside(&calm);
         stop.store(true, Ordering::SeqCst);
     });
-    println!("clients gone: a new connection echoed after {:?}", until_served(flooded));
+    let served = until_served(flooded);
+    recovery.also(served);
+    println!("clients gone: a new connection echoed after {served:?}");
+    let verdict = recovery.verdict();
     println!("directions of streams that broke: {}", streams.broken());
     bridge.assert_alive();
-}
-
-/// Sets the soft limit of descriptors of the running bridge.
-fn limit(bridge: &Bridge, descriptors: usize) {
-    let pid = bridge.pid().to_string();
-    let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={descriptors}:{LIMIT}")]).status();
-    assert!(status.is_ok_and(|status| status.success()), "prlimit (util-linux)");
+    verdict
 }
 
 struct Observed {
