@@ -8,6 +8,10 @@ use crate::rows::Row;
 use crate::targets::{Ground, Target};
 use std::time::Duration;
 
+/// Rounds after which the relays are started afresh. Where the memory of a process happens to lie makes bulk of the same program
+/// differ by a fifth from one start to the next, for as long as it runs: one start alone would compare luck.
+const ROUNDS_OF_A_START: u32 = 4;
+
 /// How long and how often.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
@@ -25,6 +29,9 @@ pub(crate) struct Pace {
 pub(crate) fn run(tests: &[&'static Test], targets: &mut [Target], ground: &Ground, pace: &Pace) -> Vec<Row> {
     let mut rows = Vec::new();
     for round in 0..pace.rounds {
+        if round > 0 && round % ROUNDS_OF_A_START == 0 {
+            start_afresh(targets, ground);
+        }
         for test in tests.iter().filter(|test| test.is_timed()) {
             for place in rotation(targets.len(), round) {
                 let wanted = |target: &&Target| !ground.stop.is_set() && target.takes_part(test);
@@ -53,6 +60,18 @@ pub(crate) fn run(tests: &[&'static Test], targets: &mut [Target], ground: &Grou
         }
     }
     rows
+}
+
+/// All relays once more. One that does not start voids what is measured of it then.
+fn start_afresh(targets: &mut [Target], ground: &Ground) {
+    for target in targets.iter_mut().filter(|target| !target.roots().is_empty()) {
+        if ground.stop.is_set() {
+            return;
+        }
+        if let Err(error) = target.start_afresh(ground) {
+            eprintln!("{}: {error}", target.name);
+        }
+    }
 }
 
 /// The targets' places, beginning with another one in every round.

@@ -37,7 +37,7 @@ impl Programs {
 const NOT_OVER_VSOCK: &[&str] = &["config", "demo", "enclaves", "faults", "harness", "links", "means"];
 
 /// Suites of `net` that try pairs of sockets.
-const OF_NET: &[&str] = &["prefixed", "relay_pairs"];
+const OF_NET: &[&str] = &["prefixed", "relay_pairs", "workers"];
 
 /// Builds everything that runs in guests; for the bench its program instead of the suites.
 pub(crate) fn programs(folder: &Path, for_bench: bool) -> Result<Programs, String> {
