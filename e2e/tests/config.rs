@@ -174,3 +174,12 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         .start();
     assert!(bridge.meeting.dial_host(4998).is_err());
 }
+
+#[test]
+fn a_number_of_threads_that_is_none_is_no_start() {
+    for number in ["many", "0", "1025", "-1"] {
+        let (code, _, errors) = run(&["run"], &[("TOKIO_WORKER_THREADS", number)]);
+        assert_eq!(code, Some(78), "{number}: {errors}");
+        assert!(errors.starts_with("environment variable TOKIO_WORKER_THREADS: "), "{number}: {errors}");
+    }
+}
