@@ -188,15 +188,41 @@ impl Process {
     /// Resident memory in KiB.
     #[must_use]
     pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Resident memory in KiB that is the program's own. What is not: pages of its file, which come the first time that
+    /// some code runs and would look like growth.
+    #[must_use]
+    pub fn anonymous_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmRSS in kB")
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or_else(|| panic!("{line}"))
     }
 
     /// Open descriptors.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs").count()
+    }
+
+    /// What each open descriptor is, for the message of a test that finds too many. One that closes meanwhile is left out.
+    #[must_use]
+    pub fn descriptor_names(&self) -> Vec<String> {
+        let directory = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs");
+        let entries = directory.filter_map(Result::ok);
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| {
+                let name = std::fs::read_link(entry.path()).ok()?;
+                Some(format!("{} {}", entry.file_name().display(), name.display()))
+            })
+            .collect();
+        names.sort_unstable();
+        names
     }
 
     /// Processor time used so far, user and system.

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what should happen at once. Ten seconds: a loaded machine with two cores, never a promise.
-pub const SOON: Duration = Duration::from_secs(10);
+/// How long a test waits for what should happen at once. Thirty seconds: an emulated guest on a
+/// loaded machine with two cores, never a promise.
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at. Short beside everything that a test measures.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -23,4 +24,19 @@ pub fn until_some<T>(what: &str, within: Duration, mut look: impl FnMut() -> Opt
 /// Waits until `look` is true; fails the test with `what` when `within` is over.
 pub fn until(what: &str, within: Duration, mut look: impl FnMut() -> bool) {
     until_some(what, within, || look().then_some(()));
+}
+
+/// Whether `look` becomes true before `within` is over, for a test that has more to say when it does not.
+#[must_use]
+pub fn becomes(within: Duration, mut look: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        if look() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }

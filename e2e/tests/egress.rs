@@ -166,7 +166,7 @@ fn t15_a_name_that_nobody_resolves_is_a_dns_refusal_within_its_time() {
     let start = Instant::now();
     let answer = world.answer(b"no-such-host.example:80");
     assert_eq!(answer.code(), "DNS", "{answer:?}");
-    assert!(start.elapsed() < SOON * 2, "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn interleaved(each: usize) {
 #[test]
 fn l4_a_gibibyte_without_a_newline_is_cut_and_costs_no_memory() {
     let mut bridge = Bridge::builder().start();
-    let before = bridge.resident_kib();
+    let before = bridge.anonymous_kib();
     let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
     log.write_within(CALM);
     let block = vec![b'x'; 1 << 20];
@@ -125,7 +125,7 @@ fn l4_a_gibibyte_without_a_newline_is_cut_and_costs_no_memory() {
         if log.write_all(&block).is_err() {
             break;
         }
-        let grown = bridge.resident_kib().saturating_sub(before);
+        let grown = bridge.anonymous_kib().saturating_sub(before);
         assert!(grown < 64 * 1024, "grown by {grown} KiB");
         if bridge.stdout.bytes().len() > 4 << 20 {
             break;
@@ -142,13 +142,13 @@ fn l4_a_full_queue_of_empty_lines_takes_what_its_bytes_do() {
     const QUEUE_BYTES: usize = 1 << 20;
     let arguments = ["--log-rate", "1024MiB", "--log-queue", "1MiB"];
     let bridge = Bridge::builder().output(Output::Held).arguments(arguments).start();
-    let before = bridge.resident_kib();
+    let before = bridge.anonymous_kib();
     let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
     log.write_within(CALM);
     log.write_all(&vec![b'\n'; QUEUE_BYTES * 3 / 2]).unwrap();
     let count = |name: &str| bridge.metric(&format!("enclave_bridge_log_lines_{name}_total")).unwrap();
     wait::until("more lines than there is room for", CALM, || count("dropped") > 0.0);
-    let grown = bridge.resident_kib().saturating_sub(before);
+    let grown = bridge.anonymous_kib().saturating_sub(before);
     assert!(grown < 6 * 1024, "grown by {grown} KiB");
 }
 

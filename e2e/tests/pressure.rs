@@ -204,7 +204,7 @@ fn connect_and_close(connections: u64) {
             started = now;
             still
         });
-        (bridge.descriptors(), bridge.resident_kib(), bridge.metric("enclave_bridge_tasks").unwrap())
+        (bridge.descriptors(), bridge.anonymous_kib(), bridge.metric("enclave_bridge_tasks").unwrap())
     };
     let before = settled(&bridge);
     let start = Instant::now();
@@ -221,7 +221,7 @@ fn connect_and_close(connections: u64) {
     });
     let started = bridge.metric("enclave_bridge_streams_started_total").unwrap();
     println!("{started} streams in {:?}: descriptors, KiB, tasks {before:?} then {after:?}", start.elapsed());
-    assert!(after.1 <= before.1 + slack, "{} KiB resident, {} before", after.1, before.1);
+    assert!(after.1 <= before.1 + slack, "{} KiB, {} before", after.1, before.1);
     assert!(started > connections as f64 / 2.0, "only {started} streams were made");
     bridge.assert_alive();
 }
@@ -255,14 +255,14 @@ fn stopped(pause: Duration) {
     let mut pattern = Pattern::new(5, 2 * half);
     bytes::copy(&mut (&mut pattern).take(half), &mut writing).unwrap();
     server.signal(Signal::SIGSTOP);
-    let before = bridge.resident_kib();
+    let before = bridge.anonymous_kib();
     let speaking = std::thread::spawn(move || {
         bytes::copy(&mut pattern, &mut writing).unwrap();
         writing.shutdown(Shutdown::Write);
     });
     std::thread::sleep(pause);
     assert!(!speaking.is_finished(), "32 MiB went into a server that is stopped");
-    let grown = bridge.resident_kib().saturating_sub(before);
+    let grown = bridge.anonymous_kib().saturating_sub(before);
     assert!(grown < 4096, "grown by {grown} KiB");
     server.signal(Signal::SIGCONT);
     let (hash, length) = hearing.join().unwrap().unwrap();

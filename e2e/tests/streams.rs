@@ -169,7 +169,7 @@ fn t3_a_reset_of_the_tcp_peer_closes_both_directions_of_the_enclaves() {
 #[test]
 fn t3_a_reset_while_the_other_end_is_stalled_frees_both() {
     let pair = Pair::start();
-    let before = pair.bridge.descriptors();
+    let before = pair.bridge.descriptor_names();
     let (mut tcp, wire) = pair.ingress();
     tcp.set_nonblocking(true).unwrap();
     let mut written = 0;
@@ -188,7 +188,12 @@ fn t3_a_reset_while_the_other_end_is_stalled_frees_both() {
     };
     assert!(full > 0);
     peers::reset(tcp);
-    wait::until("both descriptors back", SOON, || pair.bridge.descriptors() <= before + v1::BEATS);
+    let back = wait::becomes(SOON, || pair.bridge.descriptors() <= before.len() + v1::BEATS);
+    assert!(
+        back,
+        "both descriptors: {full} bytes went in; before {before:?}, now {:?}",
+        pair.bridge.descriptor_names()
+    );
     drop(wire);
 }
 
@@ -196,13 +201,13 @@ fn t3_a_reset_while_the_other_end_is_stalled_frees_both() {
 fn t6_a_stalled_reader_stops_its_writer_and_costs_no_memory() {
     let pair = Pair::start();
     let (mut tcp, mut wire) = pair.ingress();
-    let before = pair.bridge.resident_kib();
+    let before = pair.bridge.anonymous_kib();
     let speaking = std::thread::spawn(move || {
         tunnels::speak_then_listen(&mut tcp, 31, 64 * MIB).unwrap();
     });
     // What the kernel's buffers and the bridge took until nothing moved for a while.
     std::thread::sleep(Duration::from_secs(2));
-    let grown = pair.bridge.resident_kib().saturating_sub(before);
+    let grown = pair.bridge.anonymous_kib().saturating_sub(before);
     assert!(grown < 4096, "a stalled stream cost {grown} KiB");
     assert_eq!(tunnels::listen_then_speak(&mut wire, 32, 0).unwrap(), Heard::pattern(31, 64 * MIB));
     speaking.join().unwrap();

@@ -137,12 +137,12 @@ fn pour(wire: &mut Wire) -> u64 {
 #[test]
 fn h6_a_gibibyte_without_a_newline_as_settings() {
     let mut bridge = Bridge::builder().start();
-    let before = bridge.resident_kib();
+    let before = bridge.anonymous_kib();
     let mut wire = dial(&bridge.meeting, INIT_PORT);
     wire.write_all(ACK).unwrap();
     wire.read_line_exactly(1 << 20).unwrap();
     assert!(pour(&mut wire) < 1 << 30, "a gibibyte of settings was taken");
-    let grown = bridge.resident_kib().saturating_sub(before);
+    let grown = bridge.anonymous_kib().saturating_sub(before);
     println!("grown by {grown} KiB");
     assert!(grown < FLAT_KIB, "grown by {grown} KiB");
     bridge.assert_serves();
@@ -152,12 +152,12 @@ fn h6_a_gibibyte_without_a_newline_as_settings() {
 fn h6_a_gibibyte_without_a_newline_at_every_other_port() {
     let mut bridge = Bridge::builder().start();
     let _enclave = Enclave::start(&bridge.meeting, &Settings::new(CALM).client(5002));
-    let before = bridge.resident_kib();
+    let before = bridge.anonymous_kib();
     for port in [INIT_PORT, 5002] {
         let mut wire = dial(&bridge.meeting, port);
         assert!(pour(&mut wire) < 1 << 30, "a gibibyte was taken at port {port}");
     }
-    let grown = bridge.resident_kib().saturating_sub(before);
+    let grown = bridge.anonymous_kib().saturating_sub(before);
     println!("grown by {grown} KiB");
     assert!(grown < FLAT_KIB, "grown by {grown} KiB");
     bridge.assert_serves();

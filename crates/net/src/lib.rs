@@ -41,7 +41,7 @@ pub use listen::{ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, AcceptError, BACKLOG, BindE
 pub use prefixed::Prefixed;
 pub use relay::{
     BUDGET_BYTES, End, Meter, Outcome, PIPE_BYTES, PIPES_IDLE_MAX, PIPES_MAX, Pipes, RelayConfig, SCRATCH_BYTES, Side,
-    VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
+    UNIX_READ_MAX_BYTES, VSOCK_WRITE_MAX_BYTES, WATCH_INTERVAL, relay,
 };
 pub use scope::Scope;
 pub use screened::{Judge, Screened, Verdict};

@@ -145,7 +145,20 @@ mod tests {
         let workers = Workers::start(2).unwrap();
         let scope = Scope::root("test");
         let near = workers.for_listener(1).remove(0);
+        // A task counts until its thread has put it away, which is after it has said its last.
+        let tasks = || {
+            workers
+                .started
+                .iter()
+                .flat_map(|started| &started.handles)
+                .map(|handle| handle.metrics().num_alive_tasks())
+                .sum::<usize>()
+        };
+        let others = tasks();
         for streams in 0..3 * UNEVEN_TASKS {
+            while tasks() > others + streams {
+                tokio::task::yield_now().await;
+            }
             let worker = workers.for_stream(&near);
             let elsewhere = name_on(&worker).await != "streams-0";
             let wait = scope.token().cancelled_owned();

@@ -23,7 +23,7 @@ use std::time::Duration;
 use common::{bytes, connected, drain, until};
 use enclave_bridge_net::{
     BUDGET_BYTES, End, Leg, Meter, Outcome, RelayConfig, RelayStream, SCRATCH_BYTES, Scope, Side, Stream, StreamKind,
-    VSOCK_WRITE_MAX_BYTES, relay,
+    UNIX_READ_MAX_BYTES, VSOCK_WRITE_MAX_BYTES, relay,
 };
 use script::{ReadStep, Script, State, WriteStep};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
@@ -83,6 +83,19 @@ async fn t6_a_stalled_direction_keeps_one_read_and_reads_no_more() {
         }
         assert_eq!(state_a.lock().unwrap().read, SCRATCH_BYTES, "{kind:?}");
     }
+}
+
+#[tokio::test]
+async fn a_stalled_direction_out_of_a_unix_socket_keeps_one_smaller_read() {
+    let (a, state_a) = script(StreamKind::Unix, State { input: bytes(1, 1 << 20), ..State::default() });
+    let stalled = State { writes: [WriteStep::Stall].into(), reads: [ReadStep::Stall].into(), ..State::default() };
+    let (b, _) = script(StreamKind::Tcp, stalled);
+    let (config, meter) = (RelayConfig::default(), Meter::new());
+    let mut relaying = pin!(relay(a, b, &config, &meter, pending()));
+    for _ in 0..10 {
+        assert!(poll_once(relaying.as_mut()).await.0.is_pending());
+    }
+    assert_eq!(state_a.lock().unwrap().read, UNIX_READ_MAX_BYTES);
 }
 
 /// Five bytes are left over towards a full vsock; when it takes more, they leave together with what has come since.

@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 
 use super::pipes::{Loan, is_unsupported};
 use super::scratch::Scratch;
-use super::{BUDGET_BYTES, End, RelayConfig, Side};
+use super::{BUDGET_BYTES, End, RelayConfig, Side, UNIX_READ_MAX_BYTES};
 use crate::stream::{RelayStream, StreamKind};
 
 /// A read of so many bytes counts as bulk.
@@ -219,7 +219,10 @@ impl Direction {
         scratch: &mut [u8],
         write_max: usize,
     ) -> Result<Pass, Fault> {
-        let Poll::Ready(read) = poll_read(cx, way.from, scratch)? else { return Ok(Pass::Nothing) };
+        let room = way.read_max().min(scratch.len());
+        let Poll::Ready(read) = poll_read(cx, way.from, scratch.get_mut(..room).unwrap_or_default())? else {
+            return Ok(Pass::Nothing);
+        };
         self.eof = read.is_empty();
         let (written, flow) = self.write(cx, way, read, write_max)?;
         if let Method::Copy { bulk } = &mut self.method {
@@ -401,6 +404,13 @@ impl<F: RelayStream, T: RelayStream> Way<'_, F, T> {
             StreamKind::Tcp | StreamKind::Unix => usize::MAX,
         };
         self.to.write_max_bytes(socket_max)
+    }
+
+    fn read_max(&self) -> usize {
+        match self.from.kind() {
+            StreamKind::Unix => UNIX_READ_MAX_BYTES,
+            StreamKind::Tcp | StreamKind::Vsock => usize::MAX,
+        }
     }
 }
 
