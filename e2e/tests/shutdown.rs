@@ -26,8 +26,8 @@ const CALM: Duration = Duration::from_secs(30);
 /// The drain time of these bridges, where streams stay open on purpose.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// What an end may take beyond its drain time on a machine under load. The promise is 250 ms; this is no promise.
-const SLACK: Duration = Duration::from_secs(4);
+/// What an end may take beyond its drain time in an emulated guest under load, where 14 s were met. The promise is 250 ms; this is no promise.
+const SLACK: Duration = Duration::from_secs(20);
 
 fn short_drain() -> Builder {
     Bridge::builder().loopback_egress().arguments(["--drain-timeout", "1s"])
