@@ -10,6 +10,7 @@ mod direction;
 mod pair;
 mod pipes;
 mod scratch;
+mod turn;
 
 use std::future::Future;
 use std::io;
@@ -33,9 +34,10 @@ pub const SCRATCH_BYTES: usize = 128 * 1024;
 /// 36 KiB on average with 64 KiB, 69 with 128. Bulk out of a Unix socket costs a few parts in a hundred less with 128 than with 64.
 pub const UNIX_READ_MAX_BYTES: usize = 96 * 1024;
 
-/// Bytes that a direction may read in one poll before it lets other tasks run and the runtime look for events: eight times
-/// the scratch buffer. Without a budget bulk streams nearly double the tail latency of small messages beside them; with a quarter of
-/// this one a byte of bulk costs up to a tenth more, and the messages' tail is two thirds as long.
+/// Bytes that the busy directions of a thread may read in one turn, all together, before others run and the runtime looks for
+/// events: eight times the scratch buffer. A direction that is busy alone may read them in one poll, many that are have a
+/// scratch buffer each. Without a budget bulk streams nearly double the tail latency of small messages beside them; with a
+/// quarter of this one a byte of a lone bulk stream costs up to a tenth more.
 pub const BUDGET_BYTES: usize = 8 * SCRATCH_BYTES;
 
 /// Default cap of one write to AF_VSOCK. Guest kernels since 6.17 corrupt or fail larger ones on several hypervisors.

@@ -54,48 +54,86 @@ fn script(kind: StreamKind, state: State) -> (Script, Arc<Mutex<State>>) {
 
 #[tokio::test]
 async fn a_poll_moves_no_more_than_the_budget_and_asks_for_the_next() {
-    let (a, state_a) = script(StreamKind::Tcp, State { input: bytes(1, 1 << 20), ..State::default() });
-    let (b, state_b) = script(StreamKind::Tcp, State { input: bytes(2, 1 << 20), ..State::default() });
+    let (a, state_a) = script(StreamKind::Tcp, State { input: bytes(1, 4 << 20), ..State::default() });
+    let (b, state_b) = script(StreamKind::Tcp, State { input: bytes(2, 4 << 20), ..State::default() });
     let (config, meter) = (RelayConfig::default(), Meter::new());
     let mut relaying = pin!(relay(a, b, &config, &meter, pending()));
-    for round in 1..=(1 << 20) / BUDGET_BYTES {
+    // The first to read is alone, until there is another.
+    let (polled, again) = poll_once(relaying.as_mut()).await;
+    assert!(polled.is_pending() && again);
+    let first = [&state_a, &state_b].map(|state| state.lock().unwrap().read);
+    assert_eq!(first, [BUDGET_BYTES, BUDGET_BYTES / 2]);
+    for round in 1..=5 {
         let (polled, again) = poll_once(relaying.as_mut()).await;
         assert!(polled.is_pending() && again, "round {round}");
-        // Neither direction starves the other, and neither exceeds its budget.
-        assert_eq!(state_a.lock().unwrap().read, round * BUDGET_BYTES);
-        assert_eq!(state_b.lock().unwrap().read, round * BUDGET_BYTES);
+        // Neither direction starves the other, and both together do not exceed the budget.
+        let read = [&state_a, &state_b].map(|state| state.lock().unwrap().read);
+        assert_eq!(read, first.map(|first| first + round * BUDGET_BYTES / 2), "round {round}");
     }
-    let (polled, _) = poll_once(relaying.as_mut()).await;
+    let mut polled = Poll::Pending;
+    for _ in 0..4 {
+        if polled.is_pending() {
+            polled = poll_once(relaying.as_mut()).await.0;
+        }
+    }
     assert!(matches!(polled, Poll::Ready(Outcome { end: End::Orderly, .. })));
+}
+
+/// Whoever waits beside them waits for a turn of them all.
+#[tokio::test]
+async fn a_hundred_busy_streams_have_a_scratch_buffer_each_in_a_turn_and_the_last_has_the_whole_budget() {
+    let (config, meter) = (RelayConfig::default(), Meter::new());
+    let mut states = Vec::new();
+    let mut relays: Vec<_> = (0..100)
+        .map(|seed| {
+            let length = if seed == 0 { 8 << 20 } else { 2 << 20 };
+            let (a, state) = script(StreamKind::Tcp, State { input: bytes(seed, length), ..State::default() });
+            let (b, _) = script(StreamKind::Tcp, State { reads: [ReadStep::Stall].into(), ..State::default() });
+            states.push(state);
+            Box::pin(relay(a, b, &config, &meter, pending()))
+        })
+        .collect();
+    let read = |number: usize| states[number].lock().unwrap().read;
+    for round in 0..3 {
+        for (number, relaying) in relays.iter_mut().enumerate() {
+            let before = read(number);
+            assert!(poll_once(relaying.as_mut()).await.0.is_pending());
+            if round > 0 {
+                assert_eq!(read(number) - before, SCRATCH_BYTES, "stream {number} in round {round}");
+            }
+        }
+    }
+    relays.truncate(1);
+    let mut moved = 0;
+    for _ in 0..3 {
+        let before = read(0);
+        assert!(poll_once(relays[0].as_mut()).await.0.is_pending());
+        moved = read(0) - before;
+    }
+    assert_eq!(moved, BUDGET_BYTES);
+}
+
+/// A relay whose upstream takes nothing, polled ten times; how much it has read.
+async fn read_while_stalled(from: StreamKind, to: StreamKind) -> usize {
+    let (a, state) = script(from, State { input: bytes(1, 1 << 20), ..State::default() });
+    let stalled = State { writes: [WriteStep::Stall].into(), reads: [ReadStep::Stall].into(), ..State::default() };
+    let (b, _) = script(to, stalled);
+    let (config, meter) = (RelayConfig::default(), Meter::new());
+    let mut relaying = pin!(relay(a, b, &config, &meter, pending()));
+    for _ in 0..10 {
+        let (polled, again) = poll_once(relaying.as_mut()).await;
+        assert!(polled.is_pending() && !again, "a stalled relay spins");
+    }
+    state.lock().unwrap().read
 }
 
 #[tokio::test]
 async fn t6_a_stalled_direction_keeps_one_read_and_reads_no_more() {
     for kind in [StreamKind::Tcp, StreamKind::Unix, StreamKind::Vsock] {
-        let (a, state_a) = script(StreamKind::Tcp, State { input: bytes(1, 1 << 20), ..State::default() });
-        let stalled = State { writes: [WriteStep::Stall].into(), reads: [ReadStep::Stall].into(), ..State::default() };
-        let (b, _) = script(kind, stalled);
-        let (config, meter) = (RelayConfig::default(), Meter::new());
-        let mut relaying = pin!(relay(a, b, &config, &meter, pending()));
-        for _ in 0..10 {
-            let (polled, again) = poll_once(relaying.as_mut()).await;
-            assert!(polled.is_pending() && !again, "a stalled relay spins");
-        }
-        assert_eq!(state_a.lock().unwrap().read, SCRATCH_BYTES, "{kind:?}");
+        assert_eq!(read_while_stalled(StreamKind::Tcp, kind).await, SCRATCH_BYTES, "towards {kind:?}");
     }
-}
-
-#[tokio::test]
-async fn a_stalled_direction_out_of_a_unix_socket_keeps_one_smaller_read() {
-    let (a, state_a) = script(StreamKind::Unix, State { input: bytes(1, 1 << 20), ..State::default() });
-    let stalled = State { writes: [WriteStep::Stall].into(), reads: [ReadStep::Stall].into(), ..State::default() };
-    let (b, _) = script(StreamKind::Tcp, stalled);
-    let (config, meter) = (RelayConfig::default(), Meter::new());
-    let mut relaying = pin!(relay(a, b, &config, &meter, pending()));
-    for _ in 0..10 {
-        assert!(poll_once(relaying.as_mut()).await.0.is_pending());
-    }
-    assert_eq!(state_a.lock().unwrap().read, UNIX_READ_MAX_BYTES);
+    // A Unix socket gives all that it has at once; what a client that stalls keeps is to be less.
+    assert_eq!(read_while_stalled(StreamKind::Unix, StreamKind::Tcp).await, UNIX_READ_MAX_BYTES);
 }
 
 /// Five bytes are left over towards a full vsock; when it takes more, they leave together with what has come since.

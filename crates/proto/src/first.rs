@@ -28,8 +28,8 @@ pub enum First {
         /// The bytes after the ACK, for the handshake.
         rest: Vec<u8>,
     },
-    /// The beginning of a beat of the live session; all bytes are in [`FirstBytes::into_bytes`], for a
-    /// [`BeatReader`](crate::BeatReader).
+    /// A whole beat of the live session, no less: whoever has guessed its first byte is told nothing. All bytes are in
+    /// [`FirstBytes::into_bytes`], for a [`BeatReader`](crate::BeatReader).
     Beat,
     /// Neither: the connection is to be closed.
     Bad,
@@ -48,10 +48,9 @@ impl FirstBytes {
         let beat = self.beat.filter(|beat| begins_alike(&self.bytes, beat));
         match (ack, beat) {
             (false, None) => Some(First::Bad),
-            (false, Some(_)) => Some(First::Beat),
             (true, None) => self.handshake(),
-            // The id begins as the ACK does: a whole beat decides, or before it a byte that only one of the two has.
-            (true, Some(beat)) => (self.bytes.len() >= beat.len()).then_some(First::Beat),
+            // Where the id begins as the ACK does, a byte that only one of the two has decides, or a whole beat.
+            (_, Some(beat)) => (self.bytes.len() >= beat.len()).then_some(First::Beat),
         }
     }
 
@@ -63,7 +62,7 @@ impl FirstBytes {
 
     /// Whether only the [`AMBIGUITY_PAUSE`] can decide, should nothing more come.
     pub fn is_ambiguous(&self) -> bool {
-        self.bytes.len() >= ACK.len()
+        self.bytes.len() >= ACK.len() && begins_alike(&self.bytes, &ACK)
     }
 
     /// All bytes so far.

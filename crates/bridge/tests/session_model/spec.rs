@@ -338,7 +338,7 @@ impl Model {
             return;
         }
         match &self.connections[number].stage {
-            Stage::First { got, .. } if got.len() >= ACK.len() => {
+            Stage::First { got, .. } if got.starts_with(&ACK) => {
                 self.connections[number].seen.environment_or_not = true;
                 self.count("handshakes failed", 1);
             }
@@ -362,7 +362,7 @@ impl Model {
         match (alike(got, &ACK), beat) {
             (true, None) if got.len() >= ACK.len() => self.shake_hands(number),
             (true, None) => {}
-            (true, Some(beat)) if got.len() < beat.len() => {}
+            (_, Some(beat)) if got.len() < beat.len() => {}
             (_, Some(_)) if live.is_some() => self.adopt(number),
             (_, _) => {
                 self.count(if live.is_some() { "bad beats" } else { "unknown" }, 1);
@@ -466,7 +466,7 @@ impl Model {
         let now = self.now;
         let connection = &mut self.connections[number];
         match &mut connection.stage {
-            Stage::First { got, since } if got.len() >= ACK.len() && *since + AMBIGUITY <= now => {
+            Stage::First { got, since } if got.starts_with(&ACK) && *since + AMBIGUITY <= now => {
                 self.shake_hands(number)
             }
             Stage::First { .. } => self.over(number),
@@ -603,7 +603,7 @@ impl Connection {
 
     fn deadline(&self, model: &Model) -> Option<Millis> {
         match &self.stage {
-            Stage::First { got, since } if got.len() >= ACK.len() => Some(since + AMBIGUITY),
+            Stage::First { got, since } if got.starts_with(&ACK) => Some(since + AMBIGUITY),
             Stage::First { .. } => Some(self.first_by),
             Stage::Settings { .. } => Some(self.accepted + HANDSHAKE),
             Stage::Beats { next, .. } => self.session.filter(|s| model.sessions[*s].live).map(|_| *next),

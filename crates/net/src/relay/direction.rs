@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 
 use super::pipes::{Loan, is_unsupported};
 use super::scratch::Scratch;
-use super::{BUDGET_BYTES, End, RelayConfig, Side, UNIX_READ_MAX_BYTES};
+use super::{End, RelayConfig, Side, UNIX_READ_MAX_BYTES, turn};
 use crate::stream::{RelayStream, StreamKind};
 
 /// A read of so many bytes counts as bulk.
@@ -44,6 +44,8 @@ pub(super) struct Direction {
     // Read and not yet written. Only while the far side is stalled.
     backlog: Option<Box<Backlog>>,
     method: Method,
+    /// When it last had its share of a turn.
+    turn: u16,
     unflushed: bool,
     // The sender has ended; what is kept still has to go out.
     eof: bool,
@@ -126,7 +128,8 @@ impl Direction {
         let mut progress = Progress::default();
         let write_max = way.write_max();
         let scratch = whole_writes(scratch.bytes(), write_max);
-        let mut budget = BUDGET_BYTES;
+        let share = turn::share(self.turn);
+        let mut budget = share;
         // A pipe goes back to the pool at the end of the poll unless bytes are left in it.
         let mut loan = None;
         self.join(cx, &mut way, scratch, &mut budget, &mut progress)?;
@@ -177,6 +180,7 @@ impl Direction {
                 }
             }
         }
+        turn::taken(&mut self.turn, share.saturating_sub(budget));
         Ok(progress)
     }
 

@@ -28,9 +28,7 @@ impl Scratch {
             SCRATCH.take().unwrap_or_else(|| vec![0; SCRATCH_BYTES + PAGE_BYTES + INTO_PAGE_BYTES].into_boxed_slice()),
         )
     }
-}
 
-impl Scratch {
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         let start = self.0.as_ptr().align_offset(PAGE_BYTES).saturating_add(INTO_PAGE_BYTES);
         self.0.get_mut(start..).and_then(|rest| rest.get_mut(..SCRATCH_BYTES)).unwrap_or_default()

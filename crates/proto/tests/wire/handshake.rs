@@ -344,7 +344,16 @@ fn a_beat_is_told_from_a_handshake_by_the_live_id() {
     let beat = encode_beat(&id());
     let push = |live, bytes: &[u8]| FirstBytes::new(live).push(bytes);
     assert_eq!(push(Some(id()), &beat), Some(First::Beat));
-    assert_eq!(push(Some(id()), &beat[..1]), Some(First::Beat));
+    for cut in 0..beat.len() {
+        let mut first = FirstBytes::new(Some(id()));
+        assert_eq!(first.push(&beat[..cut]), None, "{cut} bytes of a beat may be a guess");
+        assert!(!first.is_ambiguous(), "no pause makes them a beat, or a handshake");
+        assert_eq!(first.on_pause(), None);
+        assert_eq!(first.push(&beat[cut..]), Some(First::Beat), "cut at {cut}");
+        let mut first = FirstBytes::new(Some(id()));
+        first.push(&beat[..cut]);
+        assert_eq!(first.push(&[!beat[cut]]), Some(First::Bad), "wrong at {cut}");
+    }
     assert_eq!(push(None, &beat), Some(First::Bad), "a beat without a session");
     assert_eq!(push(Some(id()), &ACK), Some(First::Handshake { rest: vec![] }));
     assert_eq!(push(Some(id()), b"\x06\n{}"), Some(First::Handshake { rest: b"{}".to_vec() }));
@@ -382,7 +391,8 @@ fn an_id_that_begins_like_an_ack() {
     bytes[1] = 0x77;
     let mut first = FirstBytes::new(EnclaveId::from_bytes(bytes));
     assert_eq!(first.push(&[6]), None);
-    assert_eq!(first.push(&[0x77]), Some(First::Beat));
+    let whole = encode_beat(&EnclaveId::from_bytes(bytes).unwrap());
+    assert_eq!((first.push(&[0x77]), first.push(&whole[2..])), (None, Some(First::Beat)));
     let mut first = FirstBytes::new(EnclaveId::from_bytes(bytes));
     assert_eq!((first.push(&[6]), first.push(b"\n")), (None, Some(First::Handshake { rest: vec![] })));
 }
