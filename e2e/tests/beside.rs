@@ -20,7 +20,6 @@ fn egress_to_targets_that_do_not_answer_holds_nobody_up() {
     let bridge = Bridge::builder().loopback_egress().start();
     let enclave = Enclave::start(&bridge.meeting, &Settings::new(CALM).client(5002));
     let (full, server) = (Full::start(), Server::echo());
-    let start = Instant::now();
     let held: Vec<_> = (0..100)
         .map(|number| {
             let mut wire = bridge.meeting.dial_host(5002).unwrap();
@@ -31,6 +30,7 @@ fn egress_to_targets_that_do_not_answer_holds_nobody_up() {
             wire
         })
         .collect();
+    let start = Instant::now();
     for seed in 0..20 {
         let (mut wire, answer) = enclave.dial(5002, &server.target());
         assert_eq!(answer, Answer::Ack);
@@ -50,11 +50,11 @@ fn clients_that_say_nothing_hold_nobody_up() {
         // Taken, and never read.
         guest.serve(5003, |_wire| std::thread::sleep(CALM));
     });
-    let start = Instant::now();
     let mut silent: Vec<TcpStream> = (0..100).map(|_| tunnels::tcp(Bridge::tcp(port))).collect();
     silent.extend((0..100).map(|_| tunnels::tcp(Bridge::tcp(deaf))));
     let mut log = bridge.meeting.dial_host(LOG_PORT).unwrap();
     log.write_all(b"half a line").unwrap();
+    let start = Instant::now();
     for seed in 0..20 {
         let mut stream = tunnels::tcp(Bridge::tcp(port));
         assert_eq!(tunnels::speak_then_listen(&mut stream, seed, 10_000).unwrap(), Heard::pattern(seed, 10_000));
