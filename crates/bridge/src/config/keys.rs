@@ -1,4 +1,5 @@
-//! The one table of keys: flags, variables, keys of the file, help and documentation come from it.
+//! The one table of keys: flags, variables, keys of the file, help and documentation come from it. A long file, because a
+//! table in two places would be two tables.
 
 /// The prefix of the program's environment variables.
 pub(super) const VARIABLE_PREFIX: &str = "ENCLAVE_BRIDGE_";

@@ -12,6 +12,7 @@
     reason = "a test fails by panicking, its setup too"
 )]
 
+mod peers;
 mod spec;
 mod steps;
 mod world;

@@ -1,7 +1,7 @@
 //! The bridge itself, in this process and under a virtual clock, with peers that are raw bytes on Unix sockets.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -16,7 +16,8 @@ use enclave_bridge_net::{Scope, Workers};
 use enclave_bridge_proto::NakCode;
 use tokio_util::sync::CancellationToken;
 
-use crate::spec::{self, Model, Seen, StreamStage, beat_of};
+use crate::peers::{Client, End, Socket, Tunnel, differ, read};
+use crate::spec::{self, Model, StreamStage};
 use crate::steps::{CLIENTS, PEERS, PORTS, Step, Target, Then, stream_count};
 
 /// How long, by the machine's clock, the bridge may take to come to what the model says: a socket of the loopback interface may
@@ -44,31 +45,6 @@ pub(crate) struct World {
     target: TcpListener,
     nobody: u16,
     _scope: Scope,
-}
-
-/// A connection to the init port, from the peer's side.
-struct Client {
-    socket: Option<UnixStream>,
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-/// A stream: who opened it, and the other end where the bridge has reached it.
-struct Tunnel {
-    down: End,
-    up: End,
-}
-
-#[derive(Default)]
-struct End {
-    socket: Option<Socket>,
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 impl World {
@@ -379,118 +355,6 @@ impl World {
     fn path(&self, peer: usize, port: u32) -> PathBuf {
         self.folder.path().join(format!("{}_{port}", NAMES[peer]))
     }
-}
-
-impl Client {
-    /// What has come, put into words.
-    fn seen(&self, id: Option<[u8; 16]>) -> Result<Seen, String> {
-        let mut seen = Seen { ended: self.ended, ..Seen::default() };
-        let mut rest = &self.bytes[..];
-        if rest.starts_with(b"{") {
-            let end = rest.iter().position(|byte| *byte == b'\n').ok_or("half an environment")?;
-            rest = &rest[end + 1..];
-            seen.environment = true;
-            seen.answer = answer(rest)?;
-        } else if let Some(beat) = id.map(|id| beat_of(&id)) {
-            let beats = rest.chunks(beat.len());
-            if !beats.clone().all(|bytes| *bytes == beat) {
-                return Err(format!("beats of another id: {rest:?}"));
-            }
-            seen.beats = beats.count() as u64;
-        } else if !rest.is_empty() {
-            return Err(format!("beats without a session: {rest:?}"));
-        }
-        Ok(seen)
-    }
-}
-
-/// An ACK, a refusal, or nothing.
-fn answer(bytes: &[u8]) -> Result<Option<&'static str>, String> {
-    let code = match bytes {
-        [] => return Ok(None),
-        b"\x06\n" => return Ok(Some(spec::GRANTED)),
-        [0x15, code @ .., b'\n'] => code.split(|byte| *byte == b' ').next().unwrap_or_default(),
-        _ => return Err(format!("neither ACK nor NAK: {bytes:?}")),
-    };
-    let known = NakCode::ALL.iter().map(|known| known.as_str()).find(|known| known.as_bytes() == code);
-    known.map(Some).ok_or_else(|| format!("a NAK that there is not: {bytes:?}"))
-}
-
-impl Tunnel {
-    fn compare(&self, number: usize, stream: &spec::Stream) -> Result<(), String> {
-        let what = format!("{} stream {number}", if stream.egress { "egress" } else { "ingress" });
-        let over = stream.stage == StreamStage::Over;
-        differ(&format!("{what} ended"), &self.down.ended, &over)?;
-        let mut down = &self.down.bytes[..];
-        if stream.egress {
-            let (head, _) = down.split_at(down.len().saturating_sub(stream.pings));
-            differ(&format!("{what} answer"), &answer(head)?, &stream.answer)?;
-            down = &down[head.len()..];
-        }
-        differ(&format!("{what} bytes down"), &down.len(), &stream.pings)?;
-        if self.up.socket.is_some() {
-            differ(&format!("{what} bytes up"), &self.up.bytes.len(), &stream.pings)?;
-            differ(&format!("{what} upstream ended"), &self.up.ended, &over)?;
-        } else if stream.stage == StreamStage::Relayed {
-            return Err(format!("{what}: nobody was reached"));
-        }
-        Ok(())
-    }
-
-    /// Both ends end their directions, or the TCP side breaks off. A stream that has reached nobody is left.
-    fn finish(&mut self, orderly: bool) {
-        if self.up.socket.is_none() {
-            self.down.socket = None;
-            return;
-        }
-        for end in [&mut self.down, &mut self.up] {
-            match &end.socket {
-                Some(Socket::Tcp(socket)) if orderly => _ = socket.shutdown(Shutdown::Write),
-                Some(Socket::Unix(socket)) if orderly => _ = socket.shutdown(Shutdown::Write),
-                Some(Socket::Tcp(socket)) => {
-                    socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
-                    end.socket = None;
-                }
-                Some(Socket::Unix(_)) | None => {}
-            }
-        }
-    }
-}
-
-impl End {
-    fn write(&mut self, bytes: &[u8]) {
-        // Where it has been closed, that is what the model says too.
-        match &mut self.socket {
-            Some(Socket::Tcp(socket)) => _ = socket.write_all(bytes),
-            Some(Socket::Unix(socket)) => _ = socket.write_all(bytes),
-            None => {}
-        }
-    }
-
-    fn read(&mut self) {
-        self.ended |= match &mut self.socket {
-            Some(Socket::Tcp(socket)) => read(socket, &mut self.bytes),
-            Some(Socket::Unix(socket)) => read(socket, &mut self.bytes),
-            None => false,
-        };
-    }
-}
-
-/// Appends what is there; whether it is the end.
-fn read(socket: &mut impl Read, bytes: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; 1024];
-    loop {
-        match socket.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return error.kind() != ErrorKind::WouldBlock,
-        }
-    }
-}
-
-fn differ<T: PartialEq + std::fmt::Debug>(what: &str, seen: &T, expected: &T) -> Result<(), String> {
-    if seen == expected { Ok(()) } else { Err(format!("{what}: {seen:?}, the model says {expected:?}")) }
 }
 
 fn config(folder: &tempfile::TempDir, address: IpAddr) -> Config {
