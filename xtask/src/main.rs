@@ -79,15 +79,21 @@ fn main() -> ExitCode {
 const PROGRAMS: [&str; 6] =
     ["--package", "enclave-bridge", "--package", "simple-enclave", "--package", "enclave-bridge-e2e"];
 
-/// Release builds side by side, then one of them in the place of this program, so that Ctrl-C is its alone.
+/// Release builds side by side, then one of them in the place of this program, so that Ctrl-C is its alone. It is told which
+/// programs it tests: another selection of packages has other features of what they stand on, and would be built again.
 fn release(program: &str, arguments: &[&str]) -> ExitCode {
-    let built = run::cargo(["build", "--release", "--bins"]).args(PROGRAMS).run();
-    if let Err(error) = built {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
-    let running = ["run", "--release", "--quiet", "--package", "enclave-bridge-e2e", "--bin", program, "--"];
-    let error = run::cargo(running).args(arguments).command().exec();
-    eprintln!("cargo run --bin {program}: {error}");
+    let built = run::cargo(["build", "--release", "--locked", "--bins"]).args(PROGRAMS).run();
+    let folder = match built.and_then(|()| ci::target_folder()) {
+        Ok(target) => target.join("release"),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let line = run::Line::new(folder.join(program), arguments)
+        .variable("ENCLAVE_BRIDGE_BIN", folder.join("enclave-bridge"))
+        .variable("SIMPLE_ENCLAVE_BIN", folder.join("simple-enclave"));
+    let error = line.command().exec();
+    eprintln!("{line}: {error}");
     ExitCode::FAILURE
 }
