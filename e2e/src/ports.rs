@@ -3,8 +3,9 @@
 //! The kernel gives out local ports from 32768 up, so a port found by binding 0 may be somebody's outgoing connection a
 //! moment later. These lie below, and a locked file per block keeps two test processes apart.
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::ReuseAddr};
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, OnceLock};
 
 const FIRST: u16 = 10_000;
@@ -26,11 +27,21 @@ pub fn free() -> u16 {
     for _ in 0..2 * BLOCK {
         let port = block.start + block.next % BLOCK;
         block.next += 1;
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+        if is_free(port) {
             return port;
         }
     }
     panic!("no free port from {} on", block.start);
+}
+
+/// Whether nobody listens there. It does not listen itself to find out: a process that another thread is about to start would hold
+/// the listener until its program is loaded, and the port would be in use for whoever it was found for.
+fn is_free(port: u16) -> bool {
+    let found = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    found.is_ok_and(|socket| {
+        setsockopt(&socket, ReuseAddr, &true).is_ok()
+            && bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port)).is_ok()
+    })
 }
 
 fn take_block() -> Block {
