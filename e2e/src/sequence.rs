@@ -101,10 +101,10 @@ pub fn run(way: Way, framed: bool, count: u64, warm: u64) -> Found {
     part(warm, count);
     let took = start.elapsed();
     let deadline = Instant::now() + CALM;
-    // Descriptors before tasks: the connection of a question to the monitoring is one more, until the bridge has closed it.
-    let (descriptors, tasks) = loop {
-        let found = (bridge.descriptors(), tasks());
-        if (found.0 <= before.1 && found.1 <= before.3) || Instant::now() > deadline {
+    // Descriptors and sockets before tasks: the connection of a question to the monitoring is one more, until the bridge has closed it.
+    let (descriptors, open, tasks) = loop {
+        let found = (bridge.descriptors(), sockets(&bridge), tasks());
+        if (found.0 <= before.1 && found.1 <= before.2 && found.2 <= before.3) || Instant::now() > deadline {
             break found;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -113,7 +113,7 @@ pub fn run(way: Way, framed: bool, count: u64, warm: u64) -> Found {
         took,
         resident_kib: [before.0, warm_kib, bridge.resident_kib()],
         descriptors: [before.1, descriptors],
-        sockets: [before.2, sockets(&bridge)],
+        sockets: [before.2, open],
         tasks: [before.3, tasks],
         streams: bridge.metric("enclave_bridge_streams_ended_total").unwrap_or(-1.0),
     }
