@@ -77,8 +77,13 @@ impl Account {
         {
             self.refused.fetch_add(1, Ordering::SeqCst);
         } else {
+            let nearest = overlapping().next_back().or(weather.last()).map_or("no fault so far".to_owned(), |window| {
+                let ago = begun.saturating_duration_since(window.from);
+                let ahead = window.from.saturating_duration_since(begun);
+                format!("begun {ago:?} after and {ahead:?} before a fault began, which was {:?}", window.allowed)
+            });
             drop(weather);
-            self.wrong(format!("{what}: {how} after {heard} bytes, though no fault explains it"));
+            self.wrong(format!("{what}: {how} after {heard} bytes, though no fault explains it; {nearest}"));
         }
     }
 
