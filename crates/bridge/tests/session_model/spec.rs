@@ -1,5 +1,6 @@
 //! The session as a small executable specification: who may do what when, what is refused and why, what is counted.
 //! It knows no socket, no task and nothing of the code that it is compared with; time is a number.
+//! Long, because it is read from top to bottom beside the description of the wire; streams and logs are below.
 
 mod streams;
 
